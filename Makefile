@@ -1,0 +1,85 @@
+# `make` explains itself. Everything runs in .venv, which is made on demand from requirements.txt (pinned, hashed):
+# by uv when it is on PATH, else by venv and pip. Written for POSIX sh and GNU make 3.81 on.
+
+BIN := .venv/bin
+READY := .venv/.ready
+PYTHONS := python3.14 python3.13 python3.12 python3.11 python3
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types check format lock clean
+
+help: ## say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(READY) ## run 2,000 jobs on real workers, kill one half-way, lose nothing
+	@$(BIN)/rqueue demo
+
+test: $(READY) ## run the tests (make test ARGS="-k name")
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## check style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(READY) ## check types
+	@$(BIN)/mypy
+
+check: lint types test ## what CI runs: lint, types and tests
+
+format: $(READY) ## format the code and fix what can be fixed
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock: ## pin requirements.txt anew from pyproject.toml (make lock ARGS=--upgrade)
+	@$(find_uv); \
+	$(find_python); \
+	if [ -z "$$uv" ]; then \
+		echo "lock: uv is not on PATH, so it goes into a venv of its own"; \
+		$$python -m venv .venv-lock && .venv-lock/bin/python -m pip install --quiet uv && uv=.venv-lock/bin/uv; \
+	fi; \
+	$$uv pip compile pyproject.toml --quiet --group dev --all-extras --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+		--custom-compile-command "make lock" --output-file requirements.txt $(ARGS)
+
+clean: ## remove .venv and everything that tools left
+	@rm -rf .venv .venv-lock .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The first uv and Python that really run: a pyenv shim can stand on PATH and fail.
+find_uv = uv=""; if uv --version >/dev/null 2>&1; then uv=uv; fi
+
+find_python = python=""; bare=""; \
+	for candidate in $(PYTHONS); do \
+		if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+			if $$candidate -c 'import ensurepip, venv' >/dev/null 2>&1; then python=$$candidate; break; fi; \
+			bare=$${bare:-$$candidate}; \
+		fi; \
+	done; \
+	if [ -z "$$python$$uv" ] && [ -n "$$bare" ]; then \
+		echo "$$bare cannot make a virtual environment, since its ensurepip module is missing:" \
+			"install the package python3-venv (Debian, Ubuntu), or uv, and run make again." >&2; exit 1; \
+	elif [ -z "$$python$$uv" ]; then \
+		echo "rqueue needs Python 3.11 or later, and none of $(PYTHONS) runs:" \
+			"install one, or uv, and run make again." >&2; exit 1; \
+	fi
+
+# The stamp is written last, so that an interrupted set-up is taken up again.
+$(READY): requirements.txt pyproject.toml
+	@$(find_uv); \
+	$(find_python); \
+	set -e; \
+	if ! $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then rm -rf .venv; fi; \
+	if [ -n "$$uv" ]; then \
+		echo "set-up: .venv, by $$(uv --version)"; \
+		[ -d .venv ] || uv venv --quiet --python '>=3.11' .venv; \
+		install="uv pip install --quiet --python $(BIN)/python"; \
+	else \
+		echo "set-up: .venv, by $$($$python --version) and pip"; \
+		[ -x $(BIN)/pip ] || { rm -rf .venv; $$python -m venv .venv; }; \
+		install="$(BIN)/python -m pip install --quiet --disable-pip-version-check"; \
+	fi; \
+	echo "set-up: the locked packages of requirements.txt (a minute the first time)"; \
+	$$install --require-hashes -r requirements.txt; \
+	echo "set-up: rqueue itself, editable"; \
+	$$install --no-deps --no-build-isolation --editable .; \
+	touch $@

@@ -1,0 +1,121 @@
+"""``RQueue``: the app, which is a client that can also make workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rqueue.broker.endpoint import Endpoint
+from rqueue.client.client import Client
+from rqueue.client.options import Seconds, seconds
+from rqueue.config import AppConfig, Limits, Queue, WorkerConfig
+from rqueue.errors import ConfigError
+from rqueue.wire.keys import check_queue_name
+
+if TYPE_CHECKING:
+    from rqueue.worker.worker import Worker
+
+_LIMITS, _WORKER = Limits(), WorkerConfig()
+
+
+class RQueue(Client):
+    """An asyncio-native task queue on Redis.
+
+    Args:
+        url: ``redis://``, ``rediss://``, ``unix://`` (``valkey://``, ``valkeys://`` alike) or ``memory://``.
+        queues: the app's queues; what a worker without ``-Q`` serves. Default: one, ``default``.
+        routes: task-name pattern -> queue; the first that matches counts.
+        namespace: the first part of every key.
+        max_message_bytes: a larger message is refused at enqueue.
+        result_ttl: seconds a result is kept; 0 keeps none, None for ever.
+        dead_max: dead letters kept for each queue.
+        dead_ttl: seconds a dead letter is kept.
+        enqueue_timeout: seconds that ``enqueue`` tries to reach Redis; at most 60.
+        eager: run each job where it is enqueued, through the same encoding; for tests.
+
+    Raises:
+        ConfigError: an option is wrong.
+    """
+
+    def __init__(
+        self,
+        url: str = "redis://localhost:6379/0",
+        *,
+        queues: Sequence[Queue | str] = (),
+        routes: Mapping[str, str] | None = None,
+        namespace: str = "rqueue",
+        max_message_bytes: int = _LIMITS.max_message_bytes,
+        result_ttl: Seconds | None = _LIMITS.result_ttl_s,
+        dead_max: int = _LIMITS.dead_max,
+        dead_ttl: Seconds = _LIMITS.dead_ttl_s,
+        enqueue_timeout: Seconds = _LIMITS.enqueue_timeout_s,
+        eager: bool = False,
+    ) -> None:
+        limits = Limits(
+            max_message_bytes=max_message_bytes,
+            result_ttl_s=None if result_ttl is None else seconds(result_ttl),
+            dead_max=dead_max,
+            dead_ttl_s=seconds(dead_ttl),
+            enqueue_timeout_s=seconds(enqueue_timeout),
+        )
+        named: dict[str, Queue] = {}
+        for queue in queues or ("default",):
+            queue = queue if isinstance(queue, Queue) else Queue(queue)
+            if queue.name in named:
+                raise ConfigError(f"queue {queue.name!r}: named twice")
+            named[queue.name] = queue
+        pairs = tuple((pattern, check_queue_name(queue)) for pattern, queue in (routes or {}).items())
+        super().__init__(Endpoint(url), AppConfig(namespace, named, pairs, limits))
+        if eager:
+            from rqueue.worker.eager import EagerRunner
+
+            self.eager = EagerRunner(self).run
+
+    def __repr__(self) -> str:
+        return f"RQueue({self.endpoint.shown!r})"
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def worker(
+        self,
+        queues: Sequence[str] = (),
+        *,
+        concurrency: int = _WORKER.concurrency,
+        prefetch_multiplier: int = _WORKER.prefetch_multiplier,
+        lease: Seconds = _WORKER.lease_s,
+        shutdown_timeout: Seconds = _WORKER.shutdown_timeout_s,
+        **more: Any,
+    ) -> Worker:
+        """A worker for this app, to be used as ``async with app.worker() as worker``.
+
+        Args:
+            queues: the queues it serves; default all of the app's.
+            concurrency: jobs at once.
+            prefetch_multiplier: it holds at most this many times the concurrency.
+            lease: seconds it owns its jobs without a heartbeat.
+            shutdown_timeout: seconds that running jobs are given when it stops.
+            **more: the other fields of :class:`~rqueue.config.WorkerConfig`.
+
+        Raises:
+            ConfigError: an option is wrong.
+        """
+        # The one import that goes up when called: a web process never loads the worker.
+        from rqueue.worker.worker import Worker
+
+        config = WorkerConfig(
+            queues=tuple(queues) or tuple(self.config.queues),
+            concurrency=concurrency,
+            prefetch_multiplier=prefetch_multiplier,
+            lease_s=seconds(lease),
+            shutdown_timeout_s=seconds(shutdown_timeout),
+            **more,
+        )
+        return Worker(self, config)

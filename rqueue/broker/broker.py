@@ -1,0 +1,592 @@
+"""The verbs: each is one script, or one blocking command, and says what it did.
+
+Nothing here retries and nothing decides. A :class:`~rqueue.errors.ReplyLost` means that the step may have happened; each
+verb's docstring says what sending it again does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from rqueue.broker.endpoint import Endpoint
+from rqueue.broker.link import Argument, Link, NoScript, Reply
+from rqueue.broker.scripts import SCRIPTS
+from rqueue.errors import BrokerError, BrokerUnavailable, ReplyLost
+from rqueue.policy.clock import RedisClock
+from rqueue.wire.keys import MAIN, Keys, QueueKeys
+from rqueue.wire.message import TOKEN
+
+REPLY_TIMEOUT_S: Final = 10.0
+"""A reply that takes longer breaks the connection: ten times what a healthy Redis needs for its slowest step here."""
+
+PROMOTE_AT_ONCE: Final = 100
+PURGE_AT_ONCE: Final = 1000
+SENT_TTL_S: Final = 60
+
+
+class Enqueued(NamedTuple):
+    """One job of an enqueue batch.
+
+    Attributes:
+        id: the job's id.
+        is_custom: the caller chose it, so that it may be taken.
+        level: the list it goes to.
+        due: '' now, '+ms' from now, or 'ms' since the epoch.
+        message: its bytes.
+    """
+
+    id: str
+    is_custom: bool
+    level: int
+    due: str
+    message: bytes
+
+
+class Claimed(NamedTuple):
+    """One claimed message: its queue's place in the claim, the list it came from, its bytes."""
+
+    queue: int
+    level: int
+    raw: bytes
+
+
+class Claim(NamedTuple):
+    """What a claim brought.
+
+    Attributes:
+        due_ms: ms until the first scheduled job of any of the queues, or None.
+        messages: in the order in which they should run.
+    """
+
+    due_ms: int | None
+    messages: list[Claimed]
+
+
+class Done(NamedTuple):
+    """One finished job of an ack batch; ``ttl`` is '' for ever, '0' not at all, else seconds."""
+
+    raw: bytes
+    id: str
+    record: bytes
+    ttl: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much a queue holds.
+
+    Attributes:
+        waiting: by level, 0 the main list; tokens are not counted.
+        scheduled, running, dead: jobs.
+        workers: registered ones.
+        counts: jobs by the state in which they ended, of about the last day.
+    """
+
+    waiting: tuple[int, ...]
+    scheduled: int
+    running: int
+    dead: int
+    workers: int
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is stored of an id: its record's bytes if any, and whether it lives or is among the dead or scheduled."""
+
+    record: bytes | None
+    is_alive: bool
+    is_scheduled: bool
+    is_dead: bool
+
+
+class Broker:
+    """The verbs on one Redis, for one event loop.
+
+    Args:
+        endpoint: where Redis is.
+        keys: the keys' namespace.
+    """
+
+    def __init__(self, endpoint: Endpoint, keys: Keys) -> None:
+        self.endpoint = endpoint
+        self.keys = keys
+        self.clock = RedisClock()
+        self._link = Link(endpoint.connection, REPLY_TIMEOUT_S)
+        self._blocks: dict[str, Link] = {}
+        self._announced: set[str] = set()
+
+    @property
+    def resets(self) -> int:
+        """How often a connection broke: after each, a claim's reply may have been lost."""
+        return self._link.resets + sum(link.resets for link in self._blocks.values())
+
+    async def open(self) -> None:
+        """Connect, and learn Redis's time.
+
+        Raises:
+            BrokerUnavailable: Redis cannot be reached.
+        """
+        seconds, micros = await self._link.call(b"TIME")
+        self.clock.observe(int(seconds) * 1000 + int(micros) // 1000)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for link in (*self._blocks.values(), self._link):
+            await link.close()
+
+    async def ready(self) -> None:
+        """Return when there is a connection.
+
+        Raises:
+            BrokerUnavailable: Redis cannot be reached.
+        """
+        if not self._link.is_open:
+            await self._link.call(b"PING")
+
+    async def written(self) -> None:
+        """Return when all that was asked for so far is in the operating system's hands.
+
+        Raises:
+            BrokerUnavailable: it could not be sent.
+        """
+        await self._link.written()
+
+    def links(self, reply_timeout_s: float) -> Link:
+        """A new connection of its own, for a listener."""
+        return Link(self.endpoint.connection, reply_timeout_s, scripts=False)
+
+    # Producing
+
+    async def announce(self, queue: str) -> None:
+        """Make the queue known to those who look for all queues. May be repeated."""
+        if queue not in self._announced:
+            await self._link.call(b"SADD", self.keys.queues, queue)
+            self._announced.add(queue)
+
+    def forget_announced(self) -> None:
+        """Announce every queue again at its next use (somebody may have flushed Redis)."""
+        self._announced.clear()
+
+    async def enqueue(
+        self, keys: QueueKeys, producer: str, lane: int, number: int, jobs: Sequence[Enqueued]
+    ) -> list[bool]:
+        """Enqueue a batch in one step; false for each custom id that is alive already.
+
+        Sent again under its lane and number within a minute it changes nothing and gives the first answer.
+        """
+        arguments: list[Argument] = [lane, number, SENT_TTL_S]
+        for job in jobs:
+            arguments += (job.id, "1" if job.is_custom else "", job.level, job.due, job.message)
+        names = [keys.jobs, keys.scheduled, keys.messages, keys.sent(producer), *keys.lists]
+        names += [keys.result(job.id) for job in jobs if job.is_custom]
+        reply = await self._run("enqueue", names, arguments)
+        return [mark == ord("1") for mark in reply]
+
+    # Claiming
+
+    async def claim(
+        self,
+        queues: Sequence[QueueKeys],
+        ranks: Sequence[int],
+        worker: str,
+        lease_s: float,
+        want: int,
+        max_bytes: int,
+        first: int = 0,
+    ) -> Claim | None:
+        """Claim up to ``want`` messages over all lists, highest priority first; None when not registered.
+
+        If the reply is lost, messages may have been claimed: the worker's audit finds them.
+        """
+        names: list[bytes] = []
+        for keys in queues:
+            names += (keys.processing(worker), keys.workers, keys.scheduled, *keys.lists)
+        reply = await self._run("claim", names, (worker, _ms(lease_s), want, max_bytes, first % len(queues), *ranks))
+        if reply is None:
+            return None
+        now, due, *flat = reply
+        self.clock.observe(now)
+        messages = [Claimed(*flat[index : index + 3]) for index in range(0, len(flat), 3)]
+        return Claim(None if due < 0 else due, messages)
+
+    async def block(self, keys: QueueKeys, worker: str, timeout_s: float) -> bytes | None:
+        """Wait at the server for a message in the main list; None when the time was up or the wait was ended.
+
+        The token is returned as it is; the next claim removes it from the processing list. If the reply is lost, a
+        message may have been claimed: the worker's audit finds it.
+
+        Raises:
+            BrokerError: the worker's list is a tombstone: it must go on under a new id.
+        """
+        link = self._blocks.get(keys.name)
+        if link is None:
+            link = self._blocks[keys.name] = Link(self.endpoint.connection, timeout_s + 5, scripts=False)
+        reply = await link.call(b"BRPOPLPUSH", keys.main, keys.processing(worker), f"{timeout_s:.3f}")
+        return None if reply is None else bytes(reply)
+
+    async def unblock(self, keys: QueueKeys) -> None:
+        """End the wait at that queue, if the server lets us; else it ends by its timeout."""
+        link = self._blocks.get(keys.name)
+        if link is not None and link.client_id is not None:
+            try:
+                await self._link.call(b"CLIENT", b"UNBLOCK", link.client_id)
+            except BrokerUnavailable:
+                raise
+            except BrokerError:
+                link.client_id = None  # an ACL without it: do not ask again on this connection
+
+    async def held(self, keys: QueueKeys, worker: str) -> list[bytes]:
+        """All that stands in the worker's processing list, the last claimed first, without tokens."""
+        return [raw for raw in await self._link.call(b"LRANGE", keys.processing(worker), 0, -1) if raw != TOKEN]
+
+    async def adopt(self, keys: QueueKeys, worker: str, items: Sequence[tuple[bytes, bytes, str]]) -> bytes | None:
+        """Give ids to claimed messages: (bytes as claimed, bytes with the id, id). See ``adopt.lua`` for the reply."""
+        arguments: list[Argument] = [worker]
+        for item in items:
+            arguments += item
+        reply = await self._run("adopt", (keys.processing(worker), keys.workers, keys.jobs), arguments)
+        return None if reply is None else bytes(reply)
+
+    def start(self, keys: QueueKeys, worker: str, ids: Sequence[str]) -> Awaitable[bool]:
+        """Mark claimed jobs as started; false when not registered. May be repeated.
+
+        The command is on its way when this returns, in front of all later ones: :meth:`written` tells when it is in
+        the operating system's hands. The awaitable gives the reply.
+        """
+        names, arguments = (keys.workers, keys.started(worker)), (worker, *ids)
+        sent = self._link.call(b"EVALSHA", SCRIPTS["start"].sha, len(names), *names, *arguments)
+        return self._started(sent, names, arguments)
+
+    async def _started(self, sent: asyncio.Future[Reply], keys: Sequence[bytes], arguments: Sequence[Argument]) -> bool:
+        try:
+            return bool(await sent)
+        except NoScript:
+            return bool(await self._run("start", keys, arguments))
+
+    async def track(self, keys: QueueKeys, worker: str, job_id: str, raw: bytes, record: bytes, ttl_s: int) -> bool:
+        """Write a running job's record; false when the claim was lost. May be repeated."""
+        return bool(await self._run("track", (keys.processing(worker), keys.result(job_id)), (raw, record, ttl_s)))
+
+    # Settling
+
+    async def ack(self, keys: QueueKeys, worker: str, lane: int, number: int, jobs: Sequence[Done]) -> bytes | None:
+        """Settle a batch of finished jobs; None when not registered. See ``ack.lua`` for the reply.
+
+        Sent again under its lane and number it changes nothing and gives the first answer.
+        """
+        names = [
+            keys.processing(worker),
+            keys.workers,
+            keys.started(worker),
+            keys.jobs,
+            keys.settled(worker),
+            keys.counts,
+        ]
+        arguments: list[Argument] = [worker, lane, number]
+        for job in jobs:
+            names.append(keys.result(job.id))
+            arguments += job
+        reply = await self._run("ack", names, arguments)
+        return None if reply is None else bytes(reply)
+
+    async def record(self, keys: QueueKeys, job_id: str, record: bytes, ttl: str) -> None:
+        """Keep the result of a job that was settled before it started. May be repeated."""
+        await self._run("record", (keys.result(job_id), keys.counts), (record, ttl))
+
+    async def retry(
+        self,
+        keys: QueueKeys,
+        worker: str,
+        lane: int,
+        number: int,
+        raw: bytes,
+        job_id: str,
+        message: bytes,
+        delay_s: float,
+        record: bytes = b"",
+        ttl_s: int = 0,
+    ) -> bytes | None:
+        """Put a claimed job off; None when not registered, b'0' when the claim was lost. Repeatable like ``ack``."""
+        reply = await self._run(
+            "retry",
+            (
+                keys.processing(worker),
+                keys.workers,
+                keys.started(worker),
+                keys.settled(worker),
+                keys.scheduled,
+                keys.messages,
+                keys.result(job_id),
+                keys.main,
+                keys.jobs,
+            ),
+            (worker, lane, number, raw, job_id, message, _ms(delay_s), record, ttl_s),
+        )
+        return None if reply is None else bytes(reply)
+
+    async def bury(
+        self,
+        keys: QueueKeys,
+        worker: str,
+        lane: str | int,
+        number: int,
+        done: Done,
+        letter: bytes,
+        keep: int,
+        keep_s: float,
+        *,
+        by_reaper: bool = False,
+    ) -> bytes | None:
+        """Move a claimed job to the dead letters; the reply is as in ``retry``. Repeatable like ``ack``."""
+        reply = await self._run(
+            "bury",
+            (
+                keys.processing(worker),
+                keys.workers,
+                keys.started(worker),
+                keys.jobs,
+                keys.settled(worker),
+                keys.counts,
+                keys.result(done.id),
+                keys.dead,
+                keys.letters,
+            ),
+            (
+                worker,
+                lane,
+                number,
+                *done,
+                letter,
+                keep,
+                _ms(keep_s),
+                "1" if by_reaper else "",
+            ),
+        )
+        return None if reply is None else bytes(reply)
+
+    async def release(self, keys: QueueKeys, worker: str, items: Sequence[tuple[bytes, str, int]]) -> int:
+        """Give claimed messages back, the last claimed first: (bytes, id or '', level). May be repeated."""
+        arguments: list[Argument] = []
+        for item in items:
+            arguments += item
+        names = (keys.processing(worker), keys.started(worker), *keys.lists)
+        return int(await self._run("release", names, arguments))
+
+    # Workers
+
+    async def register(self, keys: QueueKeys, worker: str, lease_s: float) -> bool:
+        """Give a worker its lease; false when the id was used before."""
+        now = await self._run("register", (keys.processing(worker), keys.workers), (worker, _ms(lease_s)))
+        if now:
+            self.clock.observe(now)
+        return bool(now)
+
+    async def renew(self, queues: Sequence[QueueKeys], worker: str, lease_s: float, card: bytes) -> bool:
+        """Renew the lease; false when the worker is not registered any more. May be repeated."""
+        names, arguments = renewal(queues, worker, lease_s, card)
+        return bool(await self._run("renew", names, arguments))
+
+    async def leave(self, keys: QueueKeys, worker: str) -> bool:
+        """Take the worker off; false while it still holds messages. May be repeated."""
+        names = (keys.processing(worker), keys.workers, keys.started(worker), keys.settled(worker), keys.card(worker))
+        return bool(await self._run("leave", names, (worker,)))
+
+    async def overdue(self, keys: QueueKeys) -> set[str]:
+        """The workers whose lease has run out."""
+        return {
+            name.decode()
+            for name in await self._link.call(b"ZRANGEBYSCORE", keys.workers, b"-inf", self.clock.now_ms())
+        }
+
+    async def remains(self, keys: QueueKeys, worker: str, limit: int) -> tuple[list[bytes], set[str]]:
+        """What a dead worker left: up to so many messages, the last claimed first, and the ids that had started."""
+        messages, started = await asyncio.gather(
+            self._link.call(b"LRANGE", keys.processing(worker), 0, limit - 1),
+            self._link.call(b"SMEMBERS", keys.started(worker)),
+        )
+        return [raw for raw in messages if raw != TOKEN], {name.decode() for name in started}
+
+    async def reap(self, keys: QueueKeys, worker: str, items: Sequence[tuple[bytes, int, bytes]]) -> int:
+        """Return a dead worker's messages: (bytes in the list, level, bytes as they go on). May be repeated.
+
+        Returns 1 when the worker is gone, 0 when something is left, -1 when it is alive.
+        """
+        arguments: list[Argument] = [worker]
+        for item in items:
+            arguments += item
+        names = (
+            keys.processing(worker),
+            keys.workers,
+            keys.started(worker),
+            keys.settled(worker),
+            keys.card(worker),
+            *keys.lists,
+        )
+        return int(await self._run("reap", names, arguments))
+
+    async def orphans(self, queues: Sequence[QueueKeys], cursor: int) -> tuple[int, list[tuple[QueueKeys, str]]]:
+        """One step of a search for processing lists whose worker is not registered; give back the cursor."""
+        prefix = self.keys.namespace.encode()
+        pattern = _escape_glob(prefix) + b":{*}:processing:*"
+        cursor, found = await self._link.call(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", 500, b"TYPE", b"list")
+        mine = []
+        for name in found:
+            for keys in queues:
+                if name.startswith(keys.main + b":processing:"):
+                    worker = keys.worker_of(name)
+                    if await self._link.call(b"ZSCORE", keys.workers, worker) is None:
+                        mine.append((keys, worker))
+        return int(cursor), mine
+
+    async def promote(self, keys: QueueKeys) -> tuple[int, int | None]:
+        """Move due jobs to their lists; how many, and ms until the next is due. May be repeated."""
+        names = (keys.scheduled, keys.messages, *keys.lists)
+        moved, due = await self._run("promote", names, (PROMOTE_AT_ONCE,))
+        return moved, None if due < 0 else due
+
+    # Dead letters and waiting jobs
+
+    async def dead(self, keys: QueueKeys, limit: int, offset: int = 0) -> list[bytes]:
+        """Dead letters, the newest first."""
+        ids = await self._link.call(b"ZRANGE", keys.dead, offset, offset + limit - 1, b"REV")
+        if not ids:
+            return []
+        return [letter for letter in await self._link.call(b"HMGET", keys.letters, *ids) if letter is not None]
+
+    async def letter(self, keys: QueueKeys, job_id: str) -> bytes | None:
+        """One dead letter."""
+        reply: bytes | None = await self._link.call(b"HGET", keys.letters, job_id)
+        return reply
+
+    async def revive(
+        self, keys: QueueKeys, letter_id: str, letter: bytes, job_id: str, message: bytes, level: int
+    ) -> int:
+        """Make a dead letter a waiting job: 1 done, 0 the letter has gone or changed, 2 the id is alive."""
+        names = (keys.dead, keys.letters, keys.jobs, keys.result(job_id), *keys.lists)
+        return int(await self._run("revive", names, (letter_id, letter, job_id, message, level)))
+
+    async def discard(self, keys: QueueKeys, ids: Sequence[str]) -> int:
+        """Throw dead letters away; how many there were."""
+        return int(await self._run("discard", (keys.dead, keys.letters), ids)) if ids else 0
+
+    async def purge(self, keys: QueueKeys) -> int:
+        """Throw away up to 1,000 waiting jobs; how many were."""
+        return int(await self._run("purge", (keys.jobs, *keys.lists), (PURGE_AT_ONCE,)))
+
+    # Looking
+
+    async def queues(self) -> list[str]:
+        """Every queue that a worker or producer has used."""
+        return sorted(name.decode() for name in await self._link.call(b"SMEMBERS", self.keys.queues))
+
+    async def known(self, pairs: Sequence[tuple[QueueKeys, str]]) -> list[Known]:
+        """What is stored of each id, in one round trip.
+
+        Whether it lives is asked before its record: a job that settles in between is then found by its record.
+        """
+        calls = [
+            self._link.call(*command)
+            for keys, job_id in pairs
+            for command in (
+                (b"SISMEMBER", keys.jobs, job_id),
+                (b"ZSCORE", keys.scheduled, job_id),
+                (b"GET", keys.result(job_id)),
+                (b"HEXISTS", keys.letters, job_id),
+            )
+        ]
+        replies = await _all(calls)
+        return [
+            Known(replies[i + 2], bool(replies[i]), replies[i + 1] is not None, bool(replies[i + 3]))
+            for i in range(0, len(replies), 4)
+        ]
+
+    async def sizes(self, keys: QueueKeys) -> Sizes:
+        """How much the queue holds."""
+        lists = [self._link.call(b"LLEN", name) for name in keys.lists]
+        rest = [
+            self._link.call(b"LINDEX", keys.main, -1),
+            self._link.call(b"ZCARD", keys.scheduled),
+            self._link.call(b"ZCARD", keys.dead),
+            self._link.call(b"HGETALL", keys.counts),
+            self._link.call(b"ZRANGE", keys.workers, 0, -1),
+        ]
+        waiting = await _all(lists)
+        last, scheduled, dead, counts, workers = await _all(rest)
+        if last == TOKEN:
+            waiting[MAIN] -= 1
+        held = await _all([self._link.call(b"LLEN", keys.processing(worker.decode())) for worker in workers])
+        tokens = await _all([self._link.call(b"LINDEX", keys.processing(worker.decode()), 0) for worker in workers])
+        return Sizes(
+            waiting=tuple(waiting),
+            scheduled=scheduled,
+            running=sum(held) - sum(token == TOKEN for token in tokens),
+            dead=dead,
+            workers=len(workers),
+            counts={counts[index].decode(): int(counts[index + 1]) for index in range(0, len(counts), 2)},
+        )
+
+    async def workers(self, keys: QueueKeys) -> list[tuple[str, float, bytes | None]]:
+        """The queue's workers: id, seconds left of the lease, and what the worker says of itself."""
+        flat = await self._link.call(b"ZRANGE", keys.workers, 0, -1, b"WITHSCORES")
+        names = [name.decode() for name in flat[::2]]
+        if not names:
+            return []
+        cards = await self._link.call(b"MGET", *(keys.card(name) for name in names))
+        now = self.clock.now_ms()
+        return [
+            (name, (float(end) - now) / 1000, card) for name, end, card in zip(names, flat[1::2], cards, strict=True)
+        ]
+
+    async def eviction_policy(self) -> str | None:
+        """Redis's ``maxmemory-policy``, or None where it does not say."""
+        try:
+            reply = await self._link.call(b"CONFIG", b"GET", b"maxmemory-policy")
+        except BrokerUnavailable:
+            raise
+        except BrokerError:
+            return None
+        return reply[1].decode() if reply else None
+
+    # Scripts
+
+    async def _run(self, verb: str, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Reply:
+        script = SCRIPTS[verb]
+        try:
+            return await self._link.call(b"EVALSHA", script.sha, len(keys), *keys, *arguments)
+        except NoScript:
+            # Nothing was run. The source goes along once; the server knows the script again from then on.
+            return await self._link.call(b"EVAL", script.source, len(keys), *keys, *arguments)
+
+
+def renewal(
+    queues: Sequence[QueueKeys], worker: str, lease_s: float, card: bytes
+) -> tuple[list[bytes], list[Argument]]:
+    """The keys and arguments of ``renew``, for whoever sends it."""
+    names = [name for keys in queues for name in (keys.workers, keys.card(worker))]
+    return names, [worker, _ms(lease_s), card]
+
+
+async def _all(calls: Sequence[asyncio.Future[Reply]]) -> list[Any]:
+    """All replies; the first error is raised after all have come."""
+    replies = await asyncio.gather(*calls, return_exceptions=True)
+    for reply in replies:
+        if isinstance(reply, BaseException):
+            raise reply
+    return replies
+
+
+def _ms(seconds: float) -> int:
+    return max(0, round(seconds * 1000))
+
+
+def _escape_glob(name: bytes) -> bytes:
+    for char in b"\\*?[]":
+        name = name.replace(bytes([char]), b"\\" + bytes([char]))
+    return name
+
+
+__all__ = ["Broker", "Claim", "Claimed", "Done", "Enqueued", "Known", "ReplyLost", "Sizes", "renewal"]

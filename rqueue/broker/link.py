@@ -1,0 +1,245 @@
+"""One connection to Redis, shared by everything in an event loop that does not block at the server.
+
+Commands leave in the order in which they were given, and what is given while a write is under way leaves together in the
+next: few writes, many commands. Replies come in the same order. It alone keeps the difference between "was not sent"
+(:class:`BrokerUnavailable`) and "was sent, and the reply is lost" (:class:`ReplyLost`); what to do about either is the
+caller's affair, since only the caller knows whether a command may be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import redis.exceptions
+from redis.asyncio.connection import AbstractConnection
+
+from rqueue.broker.scripts import SCRIPTS
+from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, ReplyLost
+
+Reply = Any
+Argument = bytes | str | int
+
+# The server is there but not able to: nothing happened, and it may be asked again.
+_NOT_READY = (
+    "LOADING",
+    "MASTERDOWN",
+    "READONLY",
+    "UNBLOCKED",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "BUSY ",
+    "NOREPLICAS",
+    "MISCONF",
+)
+# … and another server may be the one to ask.
+_REDISCOVER = ("MASTERDOWN", "READONLY", "UNBLOCKED")
+
+
+class NoScript(BrokerError):
+    """The server does not know the script; nothing was run."""
+
+
+def translate(error: BaseException) -> BrokerError:
+    """A client library's error as one of ours."""
+    text = str(error)
+    if isinstance(error, redis.exceptions.NoScriptError) or text.startswith("NOSCRIPT"):
+        return NoScript(text)
+    if "OOM command not allowed" in text or isinstance(error, redis.exceptions.OutOfMemoryError):
+        return BrokerFull("Redis is at its maxmemory and refuses to store more; nothing was changed")
+    if text.startswith(_NOT_READY) or isinstance(error, redis.exceptions.ReadOnlyError):
+        return BrokerUnavailable(f"Redis is not ready: {text}")
+    return BrokerError(text)
+
+
+class Link:
+    """A multiplexed connection.
+
+    Args:
+        connect: makes a new, unconnected connection.
+        reply_timeout_s: a reply that takes longer breaks the connection.
+        scripts: load the scripts when the connection opens.
+    """
+
+    def __init__(
+        self, connect: Callable[[], AbstractConnection], reply_timeout_s: float, *, scripts: bool = True
+    ) -> None:
+        self._new_connection = connect
+        self._reply_timeout_s = reply_timeout_s
+        self._scripts = scripts
+        self._connection: AbstractConnection | None = None
+        self._outbox: list[tuple[Sequence[Argument], asyncio.Future[Reply]]] = []
+        self._pending: deque[asyncio.Future[Reply]] = deque()
+        self._has_pending = asyncio.Event()
+        self._written: asyncio.Future[None] | None = None
+        self._writer: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._closed = False
+        self.client_id: int | None = None
+        self.resets = 0
+
+    @property
+    def is_open(self) -> bool:
+        """True while there is a connection."""
+        return self._connection is not None
+
+    def call(self, *command: Argument) -> asyncio.Future[Reply]:
+        """Give a command; its reply is the future's result.
+
+        Cancelling the future before the command was sent withdraws it; after that only the reply is dropped.
+
+        Raises (from the future):
+            BrokerUnavailable: it was not sent, or the server is not ready: it did not happen.
+            ReplyLost: it was sent, and the connection broke.
+            BrokerFull, BrokerError: the server refused it.
+        """
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        if self._closed:
+            future.set_exception(BrokerUnavailable("the connection to Redis is closed"))
+            return future
+        self._outbox.append((command, future))
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write(), name="rqueue link writer")
+        return future
+
+    async def written(self) -> None:
+        """Return when all that was given so far has been handed to the operating system.
+
+        Raises:
+            BrokerUnavailable: it could not be.
+        """
+        if not self._outbox:
+            return
+        if self._written is None:
+            self._written = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._written)
+
+    async def close(self) -> None:
+        """Close the connection; what has no reply yet fails."""
+        self._closed = True
+        for task in (self._writer, self._reader):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        self._break(BrokerUnavailable("the connection to Redis was closed"))
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await connection.disconnect()
+
+    def reset(self) -> None:
+        """Break the connection: what is pending fails with ReplyLost, the next command opens a new one."""
+        if self._reader is not None:
+            self._reader.cancel()
+
+    async def _write(self) -> None:
+        try:
+            while self._outbox:
+                connection = self._connection or await self._open()
+                batch, self._outbox = self._outbox, []
+                written, self._written = self._written, None
+                live = [(command, future) for command, future in batch if not future.done()]
+                packed = connection.pack_commands([command for command, _ in live])
+                self._pending.extend(future for _, future in live)
+                self._has_pending.set()
+                try:
+                    await connection.send_packed_command(packed, check_health=False)
+                finally:
+                    if written is not None and not written.done():
+                        # One turn of the loop later: uvloop hands bytes to the system at the end of a turn.
+                        asyncio.get_running_loop().call_soon(_resolve, written)
+        except (redis.exceptions.RedisError, OSError, BrokerError) as exc:
+            self._fail_unsent(BrokerUnavailable(f"Redis cannot be reached: {exc}"))
+            self.reset()
+        except BaseException:
+            self._fail_unsent(BrokerUnavailable("the connection to Redis was closed"))
+            raise
+        finally:
+            self._writer = None
+
+    async def _open(self) -> AbstractConnection:
+        connection = self._new_connection()
+        try:
+            async with asyncio.timeout(self._reply_timeout_s):
+                await connection.connect()
+                setup = [(b"CLIENT", b"ID")]
+                if self._scripts:
+                    setup += [(b"SCRIPT", b"LOAD", script.source) for script in SCRIPTS.values()]
+                await connection.send_packed_command(connection.pack_commands(setup), check_health=False)
+                replies = [await _reply_or_error(connection) for _ in setup]
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        # An ACL may forbid both: then blocks end by their timeout, and scripts are sent whole.
+        self.client_id = replies[0] if isinstance(replies[0], int) else None
+        self._connection = connection
+        self._reader = asyncio.create_task(self._read(connection), name="rqueue link reader")
+        return connection
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        cause: BaseException | str = "closed"
+        try:
+            while True:
+                if not self._pending:
+                    self._has_pending.clear()
+                    await self._has_pending.wait()
+                try:
+                    async with asyncio.timeout(self._reply_timeout_s):
+                        reply = await connection.read_response()
+                except redis.exceptions.ResponseError as exc:
+                    self._answer(exc)
+                    if str(exc).startswith(_REDISCOVER):
+                        raise
+                else:
+                    self._answer(reply)
+        except (redis.exceptions.RedisError, OSError, TimeoutError) as exc:
+            cause = exc
+        finally:
+            if self._connection is connection:
+                self._connection = self._reader = None
+            self._break(ReplyLost(f"the connection to Redis broke before the reply: {cause}"))
+            await connection.disconnect(nowait=True)
+
+    def _answer(self, reply: Reply | BaseException) -> None:
+        future = self._pending.popleft()
+        if future.done():
+            return
+        if isinstance(reply, BaseException):
+            future.set_exception(translate(reply))
+        else:
+            future.set_result(reply)
+
+    def _break(self, error: BrokerError) -> None:
+        self.resets += 1
+        pending, self._pending = self._pending, deque()
+        for future in pending:
+            _fail(future, error)
+        if self._closed:
+            self._fail_unsent(error)
+
+    def _fail_unsent(self, error: BrokerError) -> None:
+        outbox, self._outbox = self._outbox, []
+        for _, future in outbox:
+            _fail(future, error)
+        written, self._written = self._written, None
+        if written is not None:
+            _fail(written, error)
+
+
+async def _reply_or_error(connection: AbstractConnection) -> Reply:
+    try:
+        return await connection.read_response()
+    except redis.exceptions.ResponseError as exc:
+        return exc
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _fail(future: asyncio.Future[Any], error: BrokerError) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # seen: whoever does not wait for this reply is not warned about it

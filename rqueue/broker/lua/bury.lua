@@ -1,0 +1,57 @@
+-- bury: a claimed job that failed for good, or cannot be read, goes to the dead letters, with its result.
+--
+-- KEYS[1] processing  LIST  what the worker has claimed
+-- KEYS[2] workers     ZSET  worker -> end of its lease
+-- KEYS[3] started     SET   ids of the worker's claimed jobs that have started
+-- KEYS[4] jobs        SET   ids of jobs that are not settled
+-- KEYS[5] settled     HASH  lane -> sequence number and outcome of the worker's last batch in it
+-- KEYS[6] counts      HASH  jobs by the state in which they ended
+-- KEYS[7] result      STR   the job's record, with a TTL
+-- KEYS[8] dead        ZSET  id -> time of death in ms
+-- KEYS[9] letters     HASH  id -> dead letter
+-- ARGV[1] worker, ARGV[2] lane, ARGV[3] sequence number
+-- ARGV[4] message, ARGV[5] id, ARGV[6] record, ARGV[7] seconds to keep it ('' for ever, '0' not at all)
+-- ARGV[8] dead letter, ARGV[9] how many letters are kept, ARGV[10] for how many ms
+-- ARGV[11] '1' when a reaper buries for the worker: then only once the lease has run out
+-- returns false, when the worker is not registered, or alive though a reaper asks | '1' buried | '0' the claim was lost
+local processing, workers, started, settled, dead, letters = KEYS[1], KEYS[2], KEYS[3], KEYS[5], KEYS[8], KEYS[9]
+local worker, lane, number, id, record, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[5], ARGV[6], ARGV[7]
+local last = redis.call('HGET', settled, lane)
+if last then
+  local seen, outcome = string.match(last, '^(%d+) (%d*)$')
+  if tonumber(seen) >= number then return outcome end
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local lease = redis.call('ZSCORE', workers, worker)
+if ARGV[11] == '1' then
+  if lease and tonumber(lease) > now then return false end
+elseif not lease then
+  return false
+end
+local owned = redis.call('LREM', processing, -1, ARGV[4])
+if owned == 1 then
+  redis.call('SREM', KEYS[4], id)
+  redis.call('SREM', started, id)
+  redis.call('ZADD', dead, now, id)
+  redis.call('HSET', letters, id, ARGV[8])
+  for _, old in ipairs(redis.call('ZRANGEBYSCORE', dead, '-inf', now - tonumber(ARGV[10]), 'LIMIT', 0, 100)) do
+    redis.call('ZREM', dead, old)
+    redis.call('HDEL', letters, old)
+  end
+  for _ = 1, redis.call('ZCARD', dead) - tonumber(ARGV[9]) do
+    redis.call('HDEL', letters, redis.call('ZPOPMIN', dead)[1])
+  end
+  redis.call('DEL', KEYS[7])
+  if ttl == '' then
+    redis.call('SET', KEYS[7], record)
+  elseif ttl ~= '0' then
+    redis.call('SET', KEYS[7], record, 'EX', ttl)
+  end
+  redis.call('PUBLISH', KEYS[7], record)
+  redis.call('HINCRBY', KEYS[6], string.match(record, '^{"state":"(%u+)"'), 1)
+  redis.call('EXPIRE', KEYS[6], 86400)
+end
+redis.call('HSET', settled, lane, string.format('%.0f', number) .. ' ' .. owned)
+redis.call('EXPIRE', settled, 86400)
+return tostring(owned)

@@ -1,0 +1,25 @@
+-- promote: scheduled jobs that are due go to their lists.
+--
+-- KEYS[1] scheduled  ZSET  id -> due time in ms
+-- KEYS[2] messages   HASH  id -> message of the scheduled jobs
+-- KEYS[3] main       LIST
+-- KEYS[4..13] p1 … p10  LIST
+-- ARGV[1] how many at most, so that Redis is never held for long
+-- returns {how many moved, ms until the next is due or -1}
+local scheduled, messages, main = KEYS[1], KEYS[2], KEYS[3]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local due, token = redis.call('ZRANGEBYSCORE', scheduled, '-inf', now, 'LIMIT', 0, ARGV[1]), false
+for _, id in ipairs(due) do
+  local message = redis.call('HGET', messages, id)
+  redis.call('ZREM', scheduled, id)
+  redis.call('HDEL', messages, id)
+  if message then
+    local level = tonumber(string.match(message, '^1 (%d+) ')) or 0
+    redis.call('LPUSH', KEYS[3 + level], message)
+    token = token or level > 0
+  end
+end
+if token and redis.call('EXISTS', main) == 0 then redis.call('LPUSH', main, '') end
+local soonest = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
+return { #due, soonest and math.max(0, soonest - now) or -1 }

@@ -1,0 +1,38 @@
+-- reap: messages of a dead worker go back to their lists; when none is left, the worker is no more.
+--
+-- KEYS[1] processing  LIST  what the dead worker had claimed; becomes the tombstone, a string
+-- KEYS[2] workers     ZSET  worker -> end of its lease
+-- KEYS[3] started     SET
+-- KEYS[4] settled     HASH
+-- KEYS[5] card        STR
+-- KEYS[6] main        LIST
+-- KEYS[7..16] p1 … p10  LIST
+-- ARGV[1] worker
+-- ARGV[2..] for each message, the last claimed first: the bytes in the list, level, the bytes as they go on
+-- returns -1 the worker is alive | 1 nothing is left: it is gone | 0 call again with what is left
+--
+-- Two reapers, or one that comes back, do no harm: only the one that finds a message moves it. The entry in workers
+-- goes in the same step as the last message, and a string takes the list's place: a blocking pop of the dead worker
+-- that is still at the server, or on its way, gets WRONGTYPE and pops nothing.
+local processing, workers, main, worker = KEYS[1], KEYS[2], KEYS[6], ARGV[1]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local lease = redis.call('ZSCORE', workers, worker)
+if lease and tonumber(lease) > now then return -1 end
+if redis.call('TYPE', processing).ok == 'list' then
+  redis.call('LREM', processing, 0, '')
+  local token = false
+  for i = 2, #ARGV, 3 do
+    local level = tonumber(ARGV[i + 1])
+    if redis.call('LREM', processing, 1, ARGV[i]) == 1 then
+      redis.call('RPUSH', KEYS[6 + level], ARGV[i + 2])
+      token = token or level > 0
+    end
+  end
+  if token and redis.call('EXISTS', main) == 0 then redis.call('LPUSH', main, '') end
+  if redis.call('EXISTS', processing) == 1 then return 0 end
+end
+redis.call('ZREM', workers, worker)
+redis.call('DEL', KEYS[3], KEYS[4], KEYS[5])
+redis.call('SET', processing, 'reaped', 'EX', 86400)
+return 1

@@ -1,0 +1,22 @@
+-- release: claimed jobs that have not started go back, uncharged and in their order.
+--
+-- KEYS[1] processing  LIST  what this worker has claimed
+-- KEYS[2] started     SET   ids of the worker's claimed jobs that have started
+-- KEYS[3] main        LIST
+-- KEYS[4..13] p1 … p10  LIST
+-- ARGV[1..] for each message, the last claimed first: message, id ('' for none), level
+-- returns how many went back; those that are not in the list any more are another's, or were sent back before
+--
+-- Each goes to the end from which lists are read, so the first claimed is the next to be claimed. May be repeated.
+local processing, started, main = KEYS[1], KEYS[2], KEYS[3]
+local back, token = 0, false
+for i = 1, #ARGV, 3 do
+  local message, id, level = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
+  if redis.call('LREM', processing, 1, message) == 1 then
+    redis.call('RPUSH', KEYS[3 + level], message)
+    redis.call('SREM', started, id)
+    back, token = back + 1, token or level > 0
+  end
+end
+if token and redis.call('EXISTS', main) == 0 then redis.call('LPUSH', main, '') end
+return back

@@ -1,0 +1,19 @@
+-- revive: a dead letter becomes a waiting job again, under its id.
+--
+-- KEYS[1] dead     ZSET  id -> time of death in ms
+-- KEYS[2] letters  HASH  id -> dead letter
+-- KEYS[3] jobs     SET   ids of jobs that are not settled
+-- KEYS[4] result   STR   the job's record: gone, since the job is pending again
+-- KEYS[5] main     LIST
+-- KEYS[6..15] p1 … p10  LIST
+-- ARGV[1] id in the dead letters, ARGV[2] the letter that was read, ARGV[3] id of the job, ARGV[4] message, ARGV[5] level
+-- returns 1 waiting | 0 the letter has gone or has changed | 2 a job of that id is alive: the letter stays
+local dead, letters, jobs, main = KEYS[1], KEYS[2], KEYS[3], KEYS[5]
+if redis.call('HGET', letters, ARGV[1]) ~= ARGV[2] then return 0 end
+if redis.call('SADD', jobs, ARGV[3]) == 0 then return 2 end
+redis.call('HDEL', letters, ARGV[1])
+redis.call('ZREM', dead, ARGV[1])
+redis.call('DEL', KEYS[4])
+redis.call('LPUSH', KEYS[5 + tonumber(ARGV[5])], ARGV[4])
+if redis.call('EXISTS', main) == 0 then redis.call('LPUSH', main, '') end
+return 1

@@ -1,0 +1,59 @@
+"""The Lua scripts and their loader.
+
+A script's header is its schema: its ``-- KEYS[n]`` and ``-- ARGV[n]`` lines name each index, ``[n..]`` for "from here on". The
+loader refuses a body that uses an index its header does not declare. SHAs are computed at import; scripts are loaded when
+a connection opens, and once more where a server has forgotten them (``NOSCRIPT``).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from hashlib import sha1
+from importlib import resources
+
+from rqueue.wire.state import LIFECYCLE, VERBS_WITHOUT_SCRIPT, WORKER_VERBS
+
+_SCHEMA_LINE = re.compile(r"^-- (?:KEYS|ARGV)\[.*", re.MULTILINE)
+_DECLARED = re.compile(r"(KEYS|ARGV)\[(\d+)(\.\.)?\d*\]")
+_USED = re.compile(r"\b(KEYS|ARGV)\[(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One script: a verb, its source, and the SHA under which a server knows it."""
+
+    verb: str
+    source: bytes
+    sha: bytes
+
+
+def check_schema(verb: str, source: str) -> None:
+    """Refuse a script whose header does not say what its body uses.
+
+    Raises:
+        ValueError: the first line does not name the verb, or an index is used that the header does not declare.
+    """
+    if not source.startswith(f"-- {verb}: "):
+        raise ValueError(f"{verb}.lua must begin with '-- {verb}: what it does'")
+    exact: set[tuple[str, int]] = set()
+    open_from: dict[str, int] = {}
+    for kind, index, dots in _DECLARED.findall("\n".join(_SCHEMA_LINE.findall(source))):
+        exact.add((kind, int(index)))
+        if dots:
+            open_from[kind] = int(index)
+    body = "\n".join(line.partition("--")[0] for line in source.splitlines())
+    for kind, index in _USED.findall(body):
+        if (kind, int(index)) not in exact and int(index) < open_from.get(kind, 1 << 30):
+            raise ValueError(f"{verb}.lua uses {kind}[{index}], which its header does not declare")
+
+
+def _load(verb: str) -> Script:
+    source = resources.files("rqueue.broker").joinpath("lua", f"{verb}.lua").read_text(encoding="utf-8")
+    check_schema(verb, source)
+    data = source.encode()
+    return Script(verb, data, sha1(data, usedforsecurity=False).hexdigest().encode())
+
+
+VERBS = sorted(({move.verb for move in LIFECYCLE} | set(WORKER_VERBS)) - VERBS_WITHOUT_SCRIPT)
+SCRIPTS = {verb: _load(verb) for verb in VERBS}

@@ -1,0 +1,106 @@
+"""One connection that listens to channels, and listens again to all of them after it broke."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import redis.exceptions
+from redis.asyncio.connection import AbstractConnection
+
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 2.0
+
+
+class Subscription:
+    """A set of channels that is listened to, in one event loop.
+
+    Args:
+        connect: makes a new, unconnected connection.
+        on_message: called with each channel and payload.
+        on_listening: called with channels from which on nothing is missed; after a break, with all of them.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], AbstractConnection],
+        on_message: Callable[[bytes, bytes], None],
+        on_listening: Callable[[list[bytes]], None],
+    ) -> None:
+        self._new_connection = connect
+        self._on_message = on_message
+        self._on_listening = on_listening
+        self._wanted: set[bytes] = set()
+        self._changed: dict[bytes, bool] = {}
+        self._has_changed = asyncio.Event()
+        self._task = asyncio.create_task(self._run(), name="rqueue subscription")
+
+    def add(self, channel: bytes) -> None:
+        """Listen to a channel; what is asked for in one turn of the loop leaves in one command."""
+        self._wanted.add(channel)
+        self._changed[channel] = True
+        self._has_changed.set()
+
+    def remove(self, channel: bytes) -> None:
+        """Listen no more."""
+        self._wanted.discard(channel)
+        self._changed[channel] = False
+        self._has_changed.set()
+
+    async def close(self) -> None:
+        """Stop."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        pause = _FIRST_PAUSE_S
+        while True:
+            connection = self._new_connection()
+            writer: asyncio.Task[None] | None = None
+            try:
+                await connection.connect()
+                pause = _FIRST_PAUSE_S
+                self._changed = dict.fromkeys(self._wanted, True)
+                self._has_changed.set()
+                writer = asyncio.create_task(self._write(connection), name="rqueue subscription writer")
+                await self._read(connection)
+            except (redis.exceptions.RedisError, OSError):
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+            finally:
+                if writer is not None:
+                    writer.cancel()
+                    await asyncio.wait([writer])
+                await connection.disconnect(nowait=True)
+
+    async def _write(self, connection: AbstractConnection) -> None:
+        while True:
+            await self._has_changed.wait()
+            self._has_changed.clear()
+            changed, self._changed = self._changed, {}
+            commands = []
+            if added := [channel for channel, wanted in changed.items() if wanted]:
+                commands.append((b"SUBSCRIBE", *added))
+            if removed := [channel for channel, wanted in changed.items() if not wanted]:
+                commands.append((b"UNSUBSCRIBE", *removed))
+            try:
+                await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            except (redis.exceptions.RedisError, OSError):
+                return  # the reader meets the same break, and reports it
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        listening: list[bytes] = []
+        while True:
+            kind, channel, payload = await connection.read_response()
+            if kind == b"message":
+                self._on_message(channel, payload)
+            elif kind == b"subscribe":
+                if not listening:
+                    asyncio.get_running_loop().call_soon(self._report, listening)
+                listening.append(channel)
+
+    def _report(self, listening: list[bytes]) -> None:
+        """Report all confirmations that came in one turn of the loop together."""
+        channels = listening[:]
+        listening.clear()
+        self._on_listening(channels)

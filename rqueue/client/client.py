@@ -1,0 +1,272 @@
+"""An app's client side: registers tasks, makes messages of calls, and knows its sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
+
+from rqueue.broker.broker import Enqueued, Known
+from rqueue.broker.endpoint import Endpoint
+from rqueue.client.context import CURRENT, Request
+from rqueue.client.job import Job, JobInfo, SyncJob
+from rqueue.client.options import INHERIT, TaskKwargs, TaskOptions
+from rqueue.client.portal import Portal
+from rqueue.client.registry import Registry, default_name
+from rqueue.client.session import Session
+from rqueue.client.task import BoundDecorator, Decorator, Signature, Task
+from rqueue.config import AppConfig
+from rqueue.errors import BrokerUnavailable, JobNotFound, MessageTooLarge, WaitTimeout
+from rqueue.policy.clock import RedisClock
+from rqueue.policy.routing import choose_priority, choose_queue
+from rqueue.wire.keys import MAIN, Keys, QueueKeys
+from rqueue.wire.message import Call, Header
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Runner = Callable[[QueueKeys, Sequence[Enqueued]], Awaitable[list[bool]]]
+
+
+class Client:
+    """Everything of an app but its workers.
+
+    Attributes:
+        config: queues, routes and limits.
+        endpoint: where Redis is.
+        keys: the namespace's keys.
+        tasks: the registered tasks.
+        eager: when set, it runs jobs in place of enqueueing them.
+    """
+
+    def __init__(self, endpoint: Endpoint, config: AppConfig) -> None:
+        self.config = config
+        self.endpoint = endpoint
+        self.keys = Keys(config.namespace)
+        self.tasks = Registry()
+        self.eager: Runner | None = None
+        self._sessions: dict[asyncio.AbstractEventLoop, Session] = {}
+        self._portal: Portal | None = None
+        self._portal_lock = threading.Lock()
+
+    # Tasks
+
+    @overload
+    def task(self, function: Callable[P, Awaitable[R]], /) -> Task[P, R]: ...
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, *, bind: Literal[True], **options: Unpack[TaskKwargs]) -> BoundDecorator: ...
+    @overload
+    def task(self, *, bind: Literal[False] = False, **options: Unpack[TaskKwargs]) -> Decorator: ...
+    def task(self, function: Callable[..., Any] | None = None, /, *, bind: bool = False, **options: Any) -> Any:
+        """Register a function as a task, as ``@app.task`` or ``@app.task(option=…)``.
+
+        Args:
+            function: the function: a coroutine function runs on the event loop, any other in a thread.
+            bind: give the function a :class:`~rqueue.client.context.Context` as its first argument.
+            **options: see :class:`~rqueue.client.options.TaskOptions`.
+
+        Raises:
+            ConfigError: an option is unknown or wrong, or the name is taken.
+        """
+        defaults = TaskOptions.of(options)
+
+        def register(function: Callable[..., Any]) -> Task[Any, Any]:
+            task: Task[Any, Any] = Task(self, function, defaults.name or default_name(function), defaults, bind=bind)
+            self.tasks.add(task)
+            return task
+
+        return register if function is None else register(function)
+
+    # Enqueueing
+
+    async def enqueue(self, signature: Signature[R]) -> Job[R]:
+        """Enqueue one call; see :meth:`~rqueue.client.task.Task.enqueue`."""
+        session = self.session()
+        queue, item = self._message(signature, session.broker.clock)
+        (fresh,) = await self._put(session, queue, [item])
+        return Job(self, item.id, queue, duplicate=not fresh)
+
+    async def enqueue_many(self, signatures: Sequence[Signature[Any]]) -> list[Job[Any]]:
+        """Enqueue many calls; all of one queue's in one step. All are checked before any is sent.
+
+        Raises what :meth:`~rqueue.client.task.Task.enqueue` raises; with several queues, those of another may be
+        enqueued already: the jobs' ids say so in EnqueueUnknown, else ``job.info()`` does.
+        """
+        session = self.session()
+        prepared = [self._message(signature, session.broker.clock) for signature in signatures]
+        by_queue: dict[str, list[Enqueued]] = {}
+        for queue, item in prepared:
+            by_queue.setdefault(queue, []).append(item)
+        answers = await asyncio.gather(
+            *(self._put(session, queue, items) for queue, items in by_queue.items()), return_exceptions=True
+        )
+        fresh: dict[str, Any] = {}
+        for queue, answer in zip(by_queue, answers, strict=True):
+            if isinstance(answer, BaseException):
+                raise answer
+            fresh[queue] = iter(answer)
+        return [Job(self, item.id, queue, duplicate=not next(fresh[queue])) for queue, item in prepared]
+
+    def enqueue_sync(self, signature: Signature[R]) -> SyncJob[R]:
+        """Enqueue one call from synchronous code; see :meth:`~rqueue.client.task.Task.delay`."""
+        refuse_running_loop("task.delay() and task.apply_async()", "await task.enqueue(…)")
+        portal = self.portal()
+        # Made in this thread, since the running job is known here; only the sending happens in the portal's loop.
+        clock: RedisClock = portal.call(self._clock)
+        queue, item = self._message(signature, clock)
+        if self.eager is not None:
+            with asyncio.Runner() as runner:
+                runner.run(self._eager_once(queue, item))
+            return SyncJob(Job(self, item.id, queue), portal.call)
+
+        async def put() -> bool:
+            (fresh,) = await self._put(self.session(), queue, [item])
+            return fresh
+
+        return SyncJob(Job(self, item.id, queue, duplicate=not portal.call(put)), portal.call)
+
+    # Jobs
+
+    def job(self, job_id: str, queue: str | None = None) -> Job[Any]:
+        """A handle from an id alone; whether the job exists is asked when the handle is used."""
+        return Job(self, job_id, queue)
+
+    async def wait(self, job_id: str, queue: str | None, timeout: float | None) -> bytes:
+        """The final record of a job; see :meth:`~rqueue.client.job.Job.result`."""
+        try:
+            async with asyncio.timeout(timeout):
+                keys = self.keys.queue(queue) if queue is not None else (await self._locate(job_id))[0]
+                return await self.session().listener.wait(keys, job_id)
+        except TimeoutError as exc:
+            if isinstance(exc, BrokerUnavailable):
+                raise
+            raise WaitTimeout(f"job {job_id} had not ended after {timeout:g} s; it goes on") from None
+
+    async def info(self, job_id: str, queue: str | None) -> JobInfo:
+        """What is known of a job; see :meth:`~rqueue.client.job.Job.info`."""
+        keys, known = await self._locate(job_id, queue)
+        return JobInfo.of(job_id, keys.name, known.record, is_dead=known.is_dead and not known.is_alive)
+
+    # Opening and closing
+
+    async def open(self) -> None:
+        """Connect in the running loop; a first use does it as well.
+
+        Raises:
+            BrokerUnavailable: Redis cannot be reached.
+        """
+        await self.session().broker.open()
+
+    async def close(self) -> None:
+        """Close what is open in the running loop, and the thread that serves synchronous code."""
+        session = self._sessions.pop(asyncio.get_running_loop(), None)
+        if session is not None:
+            await session.close()
+        with self._portal_lock:
+            portal, self._portal = self._portal, None
+        if portal is not None:
+            await asyncio.to_thread(portal.stop)
+
+    def session(self) -> Session:
+        """What is open in the running loop."""
+        loop = asyncio.get_running_loop()
+        session = self._sessions.get(loop)
+        if session is None or not session.is_usable():
+            self._sessions = {other: each for other, each in self._sessions.items() if each.is_usable()}
+            session = self._sessions[loop] = Session(self.endpoint, self.keys, self.config.limits)
+        return session
+
+    def portal(self) -> Portal:
+        """The thread that serves synchronous code in this process."""
+        with self._portal_lock:
+            if self._portal is None or self._portal.pid != os.getpid():
+                self._portal = Portal(self._close_session)
+            return self._portal
+
+    async def _close_session(self) -> None:
+        session = self._sessions.pop(asyncio.get_running_loop(), None)
+        if session is not None:
+            await session.close()
+
+    async def _clock(self) -> RedisClock:
+        return self.session().broker.clock
+
+    async def _put(self, session: Session, queue: str, items: Sequence[Enqueued]) -> list[bool]:
+        if self.eager is not None:
+            return await self.eager(self.keys.queue(queue), items)
+        return await session.producer.put(self.keys.queue(queue), items)
+
+    async def _eager_once(self, queue: str, item: Enqueued) -> None:
+        try:
+            await self._put(self.session(), queue, [item])
+        finally:
+            await self._close_session()
+
+    async def _locate(self, job_id: str, queue: str | None = None) -> tuple[QueueKeys, Known]:
+        """Where a job is known; without its queue, all queues are asked at once."""
+        broker = self.session().broker
+        names = [queue] if queue is not None else await broker.queues()
+        pairs = [(self.keys.queue(name), job_id) for name in names]
+        found = [
+            (keys, known)
+            for (keys, _), known in zip(pairs, await broker.known(pairs), strict=True)
+            if known.record is not None or known.is_alive or known.is_dead
+        ]
+        if not found:
+            raise JobNotFound(job_id)
+        return max(found, key=lambda place: place[1].is_alive)
+
+    def _message(self, signature: Signature[Any], clock: RedisClock) -> tuple[str, Enqueued]:
+        """The queue and the message of a call.
+
+        Raises:
+            TypeError, MessageTooLarge: it cannot be sent.
+        """
+        task, options = signature.task, signature.options
+        parent = CURRENT.get()
+        queue = choose_queue(task.name, (options.queue, task.defaults.queue), self.config.routes)
+        priority = choose_priority(options.priority, parent.priority if parent else None, task.defaults.priority)
+        job_id = options.job_id or secrets.token_hex(16)
+        now = clock.now_ms()
+        call = Call(
+            task=task.name,
+            args=signature.args,
+            kwargs=signature.kwargs,
+            enqueued=now,
+            expires=options.expires_ms(now, task.defaults.expires),
+            parent_id=parent.id if parent else None,
+            root_id=parent.root_id if parent else None,
+            max_retries=options.max_retries if options.max_retries is not INHERIT else ...,
+        )
+        level = MAIN if priority is None else priority
+        message = Header(level=level, id=job_id).encode() + call.encode()
+        limit = self.config.limits.max_message_bytes
+        if len(message) > limit:
+            raise MessageTooLarge(
+                f"{task.name}: the message has {len(message):,} bytes, max_message_bytes is {limit:,}; "
+                "store large data elsewhere and send a reference"
+            )
+        return queue, Enqueued(job_id, options.job_id is not None, level, options.due(), message)
+
+
+def refuse_running_loop(what: str, instead: str) -> None:
+    """Refuse to block a running event loop.
+
+    Raises:
+        RuntimeError: an event loop runs in this thread.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError(f"{what} would block the running event loop: use {instead}")
+
+
+def current_request() -> Request | None:
+    """The job that runs in this context, or None."""
+    return CURRENT.get()

@@ -1,0 +1,186 @@
+"""A handle on a job: its result, its state, from any process that has the id."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from rqueue.client.context import CURRENT
+from rqueue.errors import JobExpired, JobFailed, JobRevoked, ResultNotKept
+from rqueue.wire.record import decode_record
+from rqueue.wire.state import State
+
+if TYPE_CHECKING:
+    from rqueue.client.client import Client
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class JobInfo:
+    """What is known of a job.
+
+    Attributes:
+        id: its id.
+        queue: its queue.
+        state: PENDING (waiting, scheduled or running), STARTED (only where it is tracked), RETRY, SUCCESS, FAILURE, REVOKED.
+        task: the task's name, once a worker has written something of it.
+        result: the value, in state SUCCESS.
+        error: ``Type: text`` of the error, in FAILURE, RETRY and REVOKED.
+        traceback: the worker's traceback as text, or None.
+        attempts: runs so far, the one that ended it included; 0 when nothing is known.
+        losses: workers that died while they ran it.
+        enqueued, started, finished: times, or None.
+        worker: the worker that wrote this.
+        parent_id: the job that enqueued it, or None.
+        root_id: the first job of that line, or None.
+        is_dead: it is among the dead letters.
+    """
+
+    id: str
+    queue: str
+    state: State
+    task: str | None = None
+    result: Any = None
+    error: str | None = None
+    traceback: str | None = None
+    attempts: int = 0
+    losses: int = 0
+    enqueued: datetime | None = None
+    started: datetime | None = None
+    finished: datetime | None = None
+    worker: str | None = None
+    parent_id: str | None = None
+    root_id: str | None = None
+    is_dead: bool = False
+
+    @classmethod
+    def of(cls, job_id: str, queue: str, record: bytes | None, *, is_dead: bool = False) -> JobInfo:
+        """What a stored record says; without one the job is PENDING, or FAILURE when it is dead."""
+        if record is None:
+            return cls(job_id, queue, State.FAILURE if is_dead else State.PENDING, is_dead=is_dead)
+        fields = decode_record(record)
+        error = fields.get("error")
+        return cls(
+            id=job_id,
+            queue=queue,
+            state=fields["state"],
+            task=fields.get("task"),
+            result=fields.get("result"),
+            error=f"{error['type']}: {error['message']}" if error else None,
+            traceback=fields.get("traceback"),
+            attempts=fields.get("retries", 0) + 1,
+            losses=fields.get("losses", 0),
+            enqueued=_moment(fields.get("enqueued")),
+            started=_moment(fields.get("started")),
+            finished=_moment(fields.get("finished")),
+            worker=fields.get("worker"),
+            parent_id=fields.get("parent_id"),
+            root_id=fields.get("root_id"),
+            is_dead=is_dead,
+        )
+
+
+class Job(Generic[R_co]):
+    """An enqueued job.
+
+    Attributes:
+        id: its id.
+        queue: its queue, or None when only the id is known.
+        duplicate: a job of this id was alive when it was enqueued: this is the handle of that one.
+    """
+
+    def __init__(self, client: Client, job_id: str, queue: str | None = None, *, duplicate: bool = False) -> None:
+        self._client = client
+        self.id = job_id
+        self.queue = queue
+        self.duplicate = duplicate
+
+    def __repr__(self) -> str:
+        return f"Job({self.id!r}, queue={self.queue!r})"
+
+    async def result(self, timeout: float | None = None) -> R_co:
+        """Wait for the job's end and return its value.
+
+        Args:
+            timeout: seconds to wait; None waits as long as the job is known.
+
+        Raises:
+            JobFailed: it ended in FAILURE.
+            JobExpired: it was not started in time.
+            JobRevoked: it was revoked.
+            JobNotFound: nobody knows it (any more).
+            ResultNotKept: it succeeded, and Redis was too full to keep the value.
+            WaitTimeout: the time was up; it is a TimeoutError.
+        """
+        return value_of(self.id, await self._client.wait(self.id, self.queue, timeout))  # type: ignore[no-any-return]
+
+    async def info(self) -> JobInfo:
+        """What is known of the job now.
+
+        Raises:
+            JobNotFound: nobody knows it.
+        """
+        return await self._client.info(self.id, self.queue)
+
+
+class SyncJob(Generic[R_co]):
+    """The handle for synchronous code: the same job, waited for in this thread.
+
+    Attributes:
+        id: the job's id.
+        queue: its queue, or None.
+        duplicate: see :class:`Job`.
+    """
+
+    def __init__(self, job: Job[R_co], call: Callable[[Callable[[], Awaitable[Any]]], Any]) -> None:
+        self._job = job
+        self._call = call
+        self.id, self.queue, self.duplicate = job.id, job.queue, job.duplicate
+
+    def __repr__(self) -> str:
+        return f"SyncJob({self.id!r}, queue={self.queue!r})"
+
+    def get(self, timeout: float | None = None) -> R_co:
+        """Wait for the job's end and return its value; raises what :meth:`Job.result` raises.
+
+        Raises:
+            RuntimeError: inside a task: a task that waits for another one in its slot can wait for ever.
+        """
+        if CURRENT.get() is not None:
+            raise RuntimeError(
+                "job.get() inside a task blocks a slot that the awaited job may need; "
+                "await job.result() in a coroutine task, or enqueue what comes next from the other job"
+            )
+        return self._call(lambda: self._job.result(timeout))  # type: ignore[no-any-return]
+
+    def info(self) -> JobInfo:
+        """What is known of the job now; raises JobNotFound when nobody knows it."""
+        info: JobInfo = self._call(self._job.info)
+        return info
+
+    @property
+    def state(self) -> State:
+        """The job's state now; raises JobNotFound when nobody knows it."""
+        return self.info().state
+
+
+def value_of(job_id: str, record: bytes) -> Any:
+    """The value in a final record, or the error that it stands for."""
+    fields = decode_record(record)
+    if fields["state"] is State.SUCCESS:
+        if fields.get("dropped"):
+            raise ResultNotKept(job_id)
+        return fields.get("result")
+    error = fields.get("error") or {"type": "Unknown", "message": "Redis was too full to keep the error"}
+    if fields["state"] is State.REVOKED:
+        if error["type"] == "JobExpired":
+            raise JobExpired(job_id, f"job {job_id} expired before it could start")
+        raise JobRevoked(job_id, f"job {job_id} was revoked")
+    raise JobFailed(job_id, error["type"], error["message"], fields.get("traceback"))
+
+
+def _moment(epoch_ms: int | None) -> datetime | None:
+    return None if epoch_ms is None else datetime.fromtimestamp(epoch_ms / 1000, UTC)

@@ -1,0 +1,244 @@
+"""The options of a task and of a call: checked where they are written, with the allowed values in the message."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
+from typing import Any, Final, TypedDict
+
+from rqueue.config import check_ttl, positive
+from rqueue.errors import ConfigError
+from rqueue.wire.keys import check_job_id, check_queue_name
+from rqueue.wire.message import check_priority
+
+Seconds = float | timedelta
+
+
+class CallKwargs(TypedDict, total=False):
+    """What ``task.options(…)`` and ``apply_async`` accept; see :class:`CallOptions`."""
+
+    queue: str
+    priority: int
+    countdown: Seconds
+    eta: datetime
+    expires: Seconds | datetime
+    job_id: str
+    task_id: str
+    max_retries: int | None
+
+
+class TaskKwargs(TypedDict, total=False):
+    """What ``app.task(…)`` accepts beside ``bind``; see :class:`TaskOptions`."""
+
+    name: str
+    queue: str
+    priority: int
+    expires: Seconds
+    max_retries: int | None
+    default_retry_delay: Seconds
+    autoretry_for: tuple[type[BaseException], ...]
+    retry_backoff: bool | float
+    retry_backoff_max: Seconds
+    retry_jitter: bool
+    acks_late: bool
+    ignore_result: bool
+    track_started: bool
+    result_ttl: Seconds | None
+    dead_letter: bool
+
+
+INHERIT: Final[Any] = ...
+"""The value of an option that was not given: the app's default counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOptions:
+    """A task's options, with Celery's names.
+
+    Args:
+        name: default ``module.function``.
+        queue: default: the first route that matches, else ``default``.
+        priority: 1 lowest to 10 highest; default none, the queue's rank counts.
+        expires: seconds after the enqueue when the job must not start any more; default never.
+        max_retries: retries beside the first run; None is no limit. Default 3.
+        default_retry_delay: seconds until a retry that names none. Default 180, as in Celery.
+        autoretry_for: exceptions that make the job run again.
+        retry_backoff: True or a factor in seconds: automatic retries wait exponentially longer. Default False.
+        retry_backoff_max: seconds; no automatic retry waits longer. Default 600.
+        retry_jitter: choose the wait evenly between 0 and what the backoff gives. Default True.
+        acks_late: settle after the run (default): a job whose worker dies runs again. False settles before the start:
+            it runs at most once.
+        ignore_result: keep no value, only announce the end.
+        track_started: write the state STARTED when the job starts.
+        result_ttl: seconds the result is kept; 0 keeps none, None for ever. Default: the app's.
+        dead_letter: keep a job that failed for good among the dead letters. Default True.
+    """
+
+    name: str | None = None
+    queue: str | None = None
+    priority: int | None = None
+    expires: Seconds | None = None
+    max_retries: int | None = 3
+    default_retry_delay: Seconds = 180.0
+    autoretry_for: tuple[type[BaseException], ...] = ()
+    retry_backoff: bool | float = False
+    retry_backoff_max: Seconds = 600.0
+    retry_jitter: bool = True
+    acks_late: bool = True
+    ignore_result: bool = False
+    track_started: bool = False
+    result_ttl: Seconds | None = INHERIT
+    dead_letter: bool = True
+
+    def __post_init__(self) -> None:
+        if self.name is not None and (not isinstance(self.name, str) or not self.name):
+            raise ConfigError(f"name {self.name!r}: a task's name is a string that is not empty")
+        _check_common(self)
+        if self.expires is not None:
+            positive("expires", seconds(self.expires))
+        if seconds(self.default_retry_delay) < 0:
+            raise ConfigError(f"default_retry_delay {self.default_retry_delay!r}: seconds, 0 or more")
+        errors = self.autoretry_for
+        if not isinstance(errors, tuple) or not all(
+            isinstance(e, type) and issubclass(e, BaseException) for e in errors
+        ):
+            raise ConfigError(f"autoretry_for {errors!r}: a tuple of exception classes")
+        if not isinstance(self.retry_backoff, bool):
+            positive("retry_backoff", self.retry_backoff)
+        positive("retry_backoff_max", seconds(self.retry_backoff_max))
+        for name in ("retry_jitter", "acks_late", "ignore_result", "track_started", "dead_letter"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ConfigError(f"{name} {value!r}: True or False")
+        if self.result_ttl is not INHERIT:
+            check_ttl("result_ttl", None if self.result_ttl is None else seconds(self.result_ttl))
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> TaskOptions:
+        """Options from keyword arguments.
+
+        Raises:
+            ConfigError: one is unknown or wrong; the text says which are allowed.
+        """
+        refuse_unknown("task option", given, [field.name for field in fields(cls)] + ["bind"])
+        return cls(**given)
+
+    def ttl_s(self, default: float | None) -> float | None:
+        """Seconds the result is kept, with the app's default."""
+        if self.result_ttl is INHERIT:
+            return default
+        return None if self.result_ttl is None else seconds(self.result_ttl)
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """The options of one call; they go before the task's.
+
+    Args:
+        queue: the queue.
+        priority: 1 lowest to 10 highest.
+        countdown: seconds from now until the job may start.
+        eta: when the job may start; a datetime with a time zone.
+        expires: seconds from now, or a datetime with a time zone, after which the job must not start any more.
+        job_id: the job's id, 1 to 128 printable ASCII characters without spaces; while a job of that id is alive,
+            enqueueing it again gives the existing job's handle. ``task_id`` is the same.
+        max_retries: retries beside the first run; None is no limit.
+    """
+
+    queue: str | None = None
+    priority: int | None = None
+    countdown: Seconds | None = None
+    eta: datetime | None = None
+    expires: Seconds | datetime | None = None
+    job_id: str | None = None
+    max_retries: int | None = INHERIT
+
+    def __post_init__(self) -> None:
+        _check_common(self)
+        if self.job_id is not None:
+            check_job_id(self.job_id)
+        if self.countdown is not None:
+            if self.eta is not None:
+                raise ConfigError("countdown and eta: give one of the two")
+            if not 0 <= seconds(self.countdown) < float("inf"):
+                raise ConfigError(f"countdown {self.countdown!r}: seconds, 0 or more")
+        for name, moment in (("eta", self.eta), ("expires", self.expires)):
+            if isinstance(moment, datetime) and moment.tzinfo is None:
+                raise ConfigError(f"{name} {moment!r}: a datetime needs a time zone, for example datetime.now(UTC)")
+        if self.eta is not None and not isinstance(self.eta, datetime):
+            raise ConfigError(f"eta {self.eta!r}: a datetime with a time zone; for seconds from now use countdown")
+        if self.expires is not None and not isinstance(self.expires, datetime):
+            positive("expires", seconds(self.expires))
+
+    @classmethod
+    def of(cls, given: dict[str, Any], base: CallOptions | None = None) -> CallOptions:
+        """Options from keyword arguments, over those of an earlier ``options(…)``.
+
+        Raises:
+            ConfigError: one is unknown or wrong; the text says which are allowed.
+        """
+        if "task_id" in given:
+            given = {**given, "job_id": given["task_id"]}
+            del given["task_id"]
+        refuse_unknown("call option", given, [*(field.name for field in fields(cls)), "task_id"])
+        return replace(base, **given) if base is not None else cls(**given)
+
+    def due(self) -> str:
+        """When it may start, as the enqueue script takes it: '' now, '+ms' from now, 'ms' since the epoch."""
+        if self.eta is not None:
+            return str(epoch_ms(self.eta))
+        if self.countdown is not None and (delay := seconds(self.countdown)) > 0:
+            return f"+{round(delay * 1000)}"
+        return ""
+
+    def expires_ms(self, now_ms: int, default: Seconds | None) -> int | None:
+        """After when it must not start, in ms since the epoch."""
+        expires = self.expires if self.expires is not None else default
+        if expires is None:
+            return None
+        return epoch_ms(expires) if isinstance(expires, datetime) else now_ms + round(seconds(expires) * 1000)
+
+
+def refuse_unknown(kind: str, given: dict[str, Any], allowed: list[str]) -> None:
+    """Refuse what is not among the allowed names.
+
+    Raises:
+        ConfigError: the text names the unknown one, the nearest allowed one, and all that are allowed.
+    """
+    for name in given:
+        if name not in allowed:
+            near = get_close_matches(name, allowed, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"unknown {kind} {name!r}{hint} Allowed: {', '.join(sorted(allowed))}")
+
+
+def seconds(value: Seconds) -> float:
+    """A number of seconds, or a timedelta, as seconds.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{value!r}: seconds as a number, or a timedelta")
+    return float(value)
+
+
+def epoch_ms(moment: datetime) -> int:
+    """A datetime as ms since the epoch."""
+    return round((moment - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(milliseconds=1))
+
+
+def _check_common(options: TaskOptions | CallOptions) -> None:
+    if options.queue is not None:
+        check_queue_name(options.queue)
+    if options.priority is not None:
+        check_priority(options.priority)
+    limit = options.max_retries
+    if (
+        limit is not None
+        and limit is not INHERIT
+        and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0)
+    ):
+        raise ConfigError(f"max_retries {limit!r}: None for no limit, or a whole number from 0")

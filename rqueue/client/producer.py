@@ -1,0 +1,189 @@
+"""Natural batching: what is enqueued while a batch is under way leaves together in the next.
+
+It alone keeps the promise that a repeated enqueue is harmless: a batch whose reply was lost is sent again under its
+number, and after ``timeout_s`` the callers are told that nobody knows. A caller alone waits one round trip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from rqueue.broker.broker import Broker, Enqueued
+from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, EnqueueUnknown, ReplyLost
+from rqueue.wire.keys import QueueKeys
+
+LANES: Final = 2
+"""Batches under way at once for each queue: one at the server while the next is packed."""
+
+BATCH_JOBS: Final = 500
+BATCH_BYTES: Final = 512 * 1024
+_FIRST_PAUSE_S: Final = 0.05
+_LONGEST_PAUSE_S: Final = 1.0
+
+
+@dataclass(slots=True)
+class _Parcel:
+    """What one caller enqueues at once: it goes in one step, and is answered as one."""
+
+    jobs: Sequence[Enqueued]
+    size: int
+    answer: asyncio.Future[list[bool]]
+
+
+class Producer:
+    """Enqueues over one broker, in one event loop.
+
+    Args:
+        broker: the broker.
+        timeout_s: how long to try to reach Redis, or to learn what became of a lost reply.
+    """
+
+    def __init__(self, broker: Broker, timeout_s: float) -> None:
+        self._broker = broker
+        self._timeout_s = timeout_s
+        self._id = secrets.token_hex(8)
+        self._outlets: dict[str, _Outlet] = {}
+
+    async def put(self, keys: QueueKeys, jobs: Sequence[Enqueued]) -> list[bool]:
+        """Enqueue jobs in one step; false for each custom id that is alive already.
+
+        Cancelling before they were sent withdraws them; after that they exist.
+
+        Raises:
+            BrokerUnavailable: Redis could not be reached; nothing was enqueued.
+            BrokerFull: Redis is full; nothing was enqueued.
+            EnqueueUnknown: the reply was lost for good.
+            BrokerError: Redis refused; nothing was enqueued.
+        """
+        outlet = self._outlets.get(keys.name)
+        if outlet is None:
+            outlet = self._outlets[keys.name] = _Outlet(self._broker, keys, self._id, self._timeout_s)
+        return await outlet.put(jobs)
+
+    async def close(self) -> None:
+        """Let what is under way end."""
+        await asyncio.gather(*(outlet.close() for outlet in self._outlets.values()))
+
+
+class _Outlet:
+    """One queue's batches."""
+
+    def __init__(self, broker: Broker, keys: QueueKeys, producer: str, timeout_s: float) -> None:
+        self._broker, self._keys, self._producer, self._timeout_s = broker, keys, producer, timeout_s
+        self._waiting: deque[_Parcel] = deque()
+        self._lanes = list(range(LANES))
+        self._number = 0
+        self._is_pumping = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def put(self, jobs: Sequence[Enqueued]) -> list[bool]:
+        loop = asyncio.get_running_loop()
+        parcel = _Parcel(jobs, sum(len(job.message) for job in jobs), loop.create_future())
+        self._waiting.append(parcel)
+        if not self._is_pumping and self._lanes:
+            self._is_pumping = True
+            loop.call_soon(self._pump)  # at the end of this turn: whoever enqueues in the same turn comes along
+        return await parcel.answer
+
+    async def close(self) -> None:
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _pump(self) -> None:
+        self._is_pumping = False
+        while self._waiting and self._lanes:
+            task = asyncio.create_task(self._deliver(self._lanes.pop()), name="rqueue enqueue")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            if self._waiting[0].size < BATCH_BYTES and len(self._waiting) <= BATCH_JOBS:
+                return  # one batch takes them all
+
+    async def _deliver(self, lane: int) -> None:
+        """Send batches over a lane until nothing waits."""
+        try:
+            while self._waiting:
+                await self._send(lane, [])
+        finally:
+            self._lanes.append(lane)
+
+    def _take(self) -> list[_Parcel]:
+        """The next batch, without what its callers have withdrawn."""
+        batch: list[_Parcel] = []
+        jobs = size = 0
+        while self._waiting:
+            parcel = self._waiting[0]
+            if batch and (jobs + len(parcel.jobs) > BATCH_JOBS or size + parcel.size > BATCH_BYTES):
+                break
+            self._waiting.popleft()
+            if not parcel.answer.done():
+                batch.append(parcel)
+                jobs += len(parcel.jobs)
+                size += parcel.size
+        return batch
+
+    async def _send(self, lane: int, batch: list[_Parcel]) -> None:
+        """Send one batch (the next that waits, if none is given) until its fate is known, or the time is up."""
+        loop = asyncio.get_running_loop()
+        deadline, pause, number, may_exist = loop.time() + self._timeout_s, _FIRST_PAUSE_S, 0, False
+        while True:
+            try:
+                await self._broker.ready()
+                await self._broker.announce(self._keys.name)
+                if number == 0:
+                    # Chosen once Redis can be reached: until then a caller can still withdraw. From here on the
+                    # batch stays as it is, since a second sending must be the same.
+                    batch = [parcel for parcel in batch if not parcel.answer.done()] or self._take()
+                    if not batch:
+                        return
+                    self._number += 1
+                    number = self._number
+                jobs = [job for parcel in batch for job in parcel.jobs]
+                answer = await self._broker.enqueue(self._keys, self._producer, lane, number, jobs)
+            except BrokerUnavailable as exc:
+                may_exist |= number > 0 and isinstance(exc, ReplyLost)
+                if loop.time() + pause > deadline:
+                    self._give_up(batch or self._take(), exc, may_exist=may_exist)
+                    return
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+            except BrokerError as exc:
+                await self._split(lane, batch or self._take(), exc)
+                return
+            else:
+                _answer(batch, answer)
+                return
+
+    async def _split(self, lane: int, batch: list[_Parcel], error: BrokerError) -> None:
+        """A refused batch goes again in halves, so that one caller's message fails alone."""
+        if len(batch) <= 1 or isinstance(error, BrokerFull):
+            for parcel in batch:
+                _fail(parcel, error)
+            return
+        middle = len(batch) // 2
+        for half in (batch[:middle], batch[middle:]):
+            await self._send(lane, half)
+
+    def _give_up(self, batch: list[_Parcel], error: BrokerUnavailable, *, may_exist: bool) -> None:
+        for parcel in batch:
+            if may_exist:
+                _fail(parcel, EnqueueUnknown([job.id for job in parcel.jobs]))
+            else:
+                _fail(parcel, BrokerUnavailable(f"nothing was enqueued within {self._timeout_s:g} s: {error}"))
+
+
+def _answer(batch: list[_Parcel], answer: list[bool]) -> None:
+    at = 0
+    for parcel in batch:
+        if not parcel.answer.done():
+            parcel.answer.set_result(answer[at : at + len(parcel.jobs)])
+        at += len(parcel.jobs)
+
+
+def _fail(parcel: _Parcel, error: BrokerError) -> None:
+    if not parcel.answer.done():
+        parcel.answer.set_exception(error)

@@ -1,0 +1,63 @@
+"""The app's tasks by name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rqueue.client.task import Task
+from rqueue.errors import ConfigError
+
+
+class Registry:
+    """Tasks by name; a bare function name finds the one task that has it."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, Task[Any, Any]] = {}
+        self._bare: dict[str, list[str]] = {}
+
+    def add(self, task: Task[Any, Any]) -> None:
+        """Register a task.
+
+        Raises:
+            ConfigError: another function has the name already.
+        """
+        known = self._tasks.get(task.name)
+        if known is not None and _origin(known.function) != _origin(task.function):
+            raise ConfigError(
+                f"task {task.name!r}: registered twice, by {_origin(known.function)} and {_origin(task.function)}; "
+                "give one of them another name="
+            )
+        if known is None:
+            self._bare.setdefault(task.name.rpartition(".")[2], []).append(task.name)
+        self._tasks[task.name] = task
+
+    def find(self, name: str) -> Task[Any, Any] | None:
+        """The task of that name, or the only one whose last part is that name."""
+        task = self._tasks.get(name)
+        if task is None and "." not in name and len(names := self._bare.get(name, ())) == 1:
+            task = self._tasks[names[0]]
+        return task
+
+    def __iter__(self) -> Iterator[Task[Any, Any]]:
+        return iter(self._tasks.values())
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+
+def default_name(function: Callable[..., Any]) -> str:
+    """``module.function``; for a script that is run directly, the module's name as a worker will import it."""
+    module = function.__module__
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        spec = getattr(main, "__spec__", None)
+        file = getattr(main, "__file__", None)
+        module = spec.name if spec is not None else Path(file).stem if file else module
+    return f"{module}.{function.__name__}"
+
+
+def _origin(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{getattr(function, '__qualname__', function)}"

@@ -1,0 +1,40 @@
+"""What an app has open in one event loop: a connection, a producer and a listener."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from rqueue.broker.broker import Broker
+from rqueue.broker.endpoint import Endpoint
+from rqueue.client.listener import Listener
+from rqueue.client.producer import Producer
+from rqueue.config import Limits
+from rqueue.wire.keys import Keys
+
+
+class Session:
+    """One event loop's connections; none of them is ever used from another loop or process.
+
+    Args:
+        endpoint: where Redis is.
+        keys: the namespace.
+        limits: bounds on what is stored.
+    """
+
+    def __init__(self, endpoint: Endpoint, keys: Keys, limits: Limits) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.pid = os.getpid()
+        self.broker = Broker(endpoint, keys)
+        self.producer = Producer(self.broker, limits.enqueue_timeout_s)
+        self.listener = Listener(self.broker)
+
+    def is_usable(self) -> bool:
+        """True in the loop and the process in which it was made."""
+        return self.pid == os.getpid() and not self.loop.is_closed()
+
+    async def close(self) -> None:
+        """Let what is under way end, and close the connections."""
+        await self.producer.close()
+        await self.listener.close()
+        await self.broker.close()

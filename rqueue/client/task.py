@@ -1,0 +1,189 @@
+"""A registered function, typed by its own signature, and the ways to make a job of it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+
+from rqueue.client.context import Context
+from rqueue.client.job import Job, SyncJob
+from rqueue.client.options import CallKwargs, CallOptions, TaskOptions
+
+if TYPE_CHECKING:
+    from rqueue.client.client import Client
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature(Generic[R_co]):
+    """A call that has not been enqueued: what ``enqueue_many`` takes.
+
+    Attributes:
+        task: the task.
+        args, kwargs: its arguments.
+        options: the call's options.
+    """
+
+    task: Task[Any, R_co]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    options: CallOptions
+
+
+class Prepared(Generic[P, R]):
+    """A task with options for its next calls: ``task.options(priority=9)``."""
+
+    def __init__(self, task: Task[P, R], options: CallOptions) -> None:
+        self._task, self._options = task, options
+
+    def options(self, **options: Unpack[CallKwargs]) -> Prepared[P, R]:
+        """The same with more options; later ones count."""
+        return Prepared(self._task, CallOptions.of(dict(options), self._options))
+
+    def s(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
+        """A call for ``enqueue_many``."""
+        self._task.check(args, kwargs)
+        return Signature(self._task, args, kwargs, self._options)
+
+    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """Enqueue a job; returns when Redis has confirmed it. Errors as in :meth:`Task.enqueue`."""
+        return await self._task.client.enqueue(self.s(*args, **kwargs))
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> SyncJob[R]:
+        """Enqueue from synchronous code. Errors as in :meth:`Task.delay`."""
+        return self._task.client.enqueue_sync(self.s(*args, **kwargs))
+
+
+class Task(Generic[P, R]):
+    """A registered function; calling it runs it here, like any function.
+
+    Attributes:
+        name: the name in messages.
+        function: the function.
+        is_bound: it takes a :class:`~rqueue.client.context.Context` first.
+        is_coroutine: it runs on the event loop; others run in a thread.
+        defaults: the task's options.
+    """
+
+    def __init__(
+        self, client: Client, function: Callable[..., Any], name: str, options: TaskOptions, *, bind: bool
+    ) -> None:
+        self.client = client
+        self.function = function
+        self.name = name
+        self.defaults = options
+        self.is_bound = bind
+        self.is_coroutine = inspect.iscoroutinefunction(function)
+        self.check = _checker(name, function, bind)
+        self.__doc__ = function.__doc__
+        self.__name__ = getattr(function, "__name__", name)
+        self.__module__ = function.__module__
+        self.__wrapped__ = function
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Run the function here and now."""
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"Task({self.name!r})"
+
+    def options(self, **options: Unpack[CallKwargs]) -> Prepared[P, R]:
+        """The task with options for its next calls.
+
+        Raises:
+            ConfigError: an option is unknown or wrong; see :class:`~rqueue.client.options.CallOptions`.
+        """
+        return Prepared(self, CallOptions.of(dict(options)))
+
+    def s(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
+        """A call for ``enqueue_many``."""
+        self.check(args, kwargs)
+        return Signature(self, args, kwargs, _NO_OPTIONS)
+
+    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """Enqueue a job; returns when Redis has confirmed it.
+
+        Raises:
+            TypeError: an argument is missing, unknown or not JSON; nothing was sent.
+            MessageTooLarge: over ``max_message_bytes``; nothing was sent.
+            BrokerUnavailable, BrokerFull: nothing was enqueued.
+            EnqueueUnknown: the reply was lost for good; the job may exist.
+        """
+        return await self.client.enqueue(self.s(*args, **kwargs))
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> SyncJob[R]:
+        """Enqueue from synchronous code, from any thread where no event loop runs; errors as in :meth:`enqueue`.
+
+        Raises:
+            RuntimeError: an event loop runs here; ``await task.enqueue(…)`` instead.
+        """
+        return self.client.enqueue_sync(self.s(*args, **kwargs))
+
+    def apply_async(
+        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallKwargs]
+    ) -> SyncJob[R]:
+        """Enqueue from synchronous code, with options, as in Celery. Errors as in :meth:`delay`."""
+        args, kwargs = tuple(args), dict(kwargs or {})
+        self.check(args, kwargs)
+        return self.client.enqueue_sync(Signature(self, args, kwargs, CallOptions.of(dict(options))))
+
+
+class Decorator(Protocol):
+    """What ``app.task(…)`` returns."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[R]], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    def __call__(self, function: Callable[..., Any], /) -> Any:
+        """Register the function."""
+
+
+class BoundDecorator(Protocol):
+    """What ``app.task(bind=True, …)`` returns: the first parameter is ``self``."""
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
+    def __call__(self, function: Callable[..., Any], /) -> Any:
+        """Register the function."""
+
+
+_NO_OPTIONS = CallOptions()
+
+
+def _checker(name: str, function: Callable[..., Any], bind: bool) -> Callable[[Any, Any], None]:
+    """A check of a call's arguments against the function's signature, at the price of a call."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a builtin that does not say
+        return lambda args, kwargs: None
+    parameters = list(signature.parameters.values())
+    if bind:
+        if not parameters or parameters[0].kind not in (
+            inspect.Parameter.POSITIONAL_ONLY,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            inspect.Parameter.VAR_POSITIONAL,
+        ):
+            raise TypeError(f"task {name}: bind=True needs a first parameter, usually called self")
+        if parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
+            parameters = parameters[1:]
+    signature = signature.replace(parameters=parameters)
+
+    def check(args: Any, kwargs: Any) -> None:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as exc:
+            raise TypeError(f"{name}{signature}: {exc}") from None
+
+    return check

@@ -1,0 +1,172 @@
+"""What can be configured, with its units and why each default is what it is. Values are checked where they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from rqueue.errors import ConfigError
+from rqueue.wire.keys import check_queue_name
+from rqueue.wire.message import check_priority
+
+DEFAULT_QUEUE: Final = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue of the app.
+
+    Args:
+        name: 1 to 64 of ``A-Z a-z 0-9 . _ -``.
+        priority: 1 lowest to 10 highest: where the queue's jobs without a priority rank among the others.
+    """
+
+    name: str
+    priority: int = 5
+
+    def __post_init__(self) -> None:
+        check_queue_name(self.name)
+        check_priority(self.priority)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what is stored.
+
+    Args:
+        max_message_bytes: a larger message is refused at enqueue, a larger result fails its job. 1 MiB: Redis is
+            memory, and a queue is no place for files.
+        result_ttl_s: seconds a result is kept; 0 keeps none, None for ever. An hour, since whoever wants a result
+            asks soon.
+        dead_max: dead letters kept for each queue; the oldest go first.
+        dead_ttl_s: seconds a dead letter is kept; 14 days outlast a holiday.
+        enqueue_timeout_s: how long ``enqueue`` tries to reach Redis, or to learn what became of a lost reply. At
+            most 60, as long as Redis remembers a batch.
+    """
+
+    max_message_bytes: int = 1_048_576
+    result_ttl_s: float | None = 3600.0
+    dead_max: int = 10_000
+    dead_ttl_s: float = 14 * 86_400.0
+    enqueue_timeout_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        positive("max_message_bytes", self.max_message_bytes)
+        check_ttl("result_ttl", self.result_ttl_s)
+        positive("dead_max", self.dead_max)
+        positive("dead_ttl", self.dead_ttl_s)
+        positive("enqueue_timeout", self.enqueue_timeout_s, maximum=60)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """How one worker process works.
+
+    Args:
+        queues: the queues it serves; empty means all of the app's.
+        concurrency: jobs at once. 100, since coroutines mostly wait.
+        prefetch_multiplier: it holds at most this many times the concurrency, running jobs included. 1 means only
+            what can start now. 4 keeps short jobs flowing; the measured pace keeps long ones from being hoarded.
+        lease_s: seconds a worker owns its jobs without a heartbeat. 15: a lost host's jobs are back within 25 s, and
+            a stalled network of a few seconds costs nobody anything.
+        shutdown_timeout_s: seconds that running jobs are given at the first SIGTERM. 30 is what most platforms give.
+        max_deliveries: a job that has cost this many workers is a dead letter.
+        max_loop_stall_s: when the event loop has not moved for so long, the heart stops and the jobs go elsewhere.
+        unknown_task_s: how long a job whose task nobody here knows is put off before it is a dead letter; during a
+            deployment another worker may know it.
+        unknown_retry_s: seconds between two tries of such a job.
+        block_s: longest wait at the server for a new job; a third of the lease if that is less.
+    """
+
+    queues: Sequence[str] = ()
+    concurrency: int = 100
+    prefetch_multiplier: int = 4
+    lease_s: float = 15.0
+    shutdown_timeout_s: float = 30.0
+    max_deliveries: int = 3
+    max_loop_stall_s: float = 300.0
+    unknown_task_s: float = 300.0
+    unknown_retry_s: float = 10.0
+    block_s: float = 4.0
+
+    def __post_init__(self) -> None:
+        for queue in self.queues:
+            check_queue_name(queue)
+        whole("concurrency", self.concurrency, 1)
+        if self.prefetch_multiplier == 0:
+            raise ConfigError(
+                "prefetch_multiplier 0: there is no 'no limit' here (Celery's 0); 1 holds only what can start now"
+            )
+        whole("prefetch_multiplier", self.prefetch_multiplier, 1)
+        positive("lease", self.lease_s)
+        whole("max_deliveries", self.max_deliveries, 1)
+        for name in ("max_loop_stall", "unknown_task", "unknown_retry", "block"):
+            positive(name, getattr(self, f"{name}_s"))
+        if not self.shutdown_timeout_s >= 0:
+            raise ConfigError(f"shutdown_timeout {self.shutdown_timeout_s!r}: seconds, 0 or more")
+
+    @property
+    def heartbeat_s(self) -> float:
+        """Seconds between two renewals of the lease: two may fail before it runs out."""
+        return self.lease_s / 3
+
+    @property
+    def longest_block_s(self) -> float:
+        """Seconds a blocking pop may wait."""
+        return min(self.block_s, self.lease_s / 3)
+
+
+@dataclass(frozen=True, slots=True)
+class AppConfig:
+    """What an app knows of its queues.
+
+    Args:
+        namespace: the first part of every key.
+        queues: the app's queues by name.
+        routes: (task-name pattern, queue) pairs; the first that matches counts.
+        limits: bounds on what is stored.
+    """
+
+    namespace: str = "rqueue"
+    queues: Mapping[str, Queue] = field(default_factory=dict)
+    routes: Sequence[tuple[str, str]] = ()
+    limits: Limits = field(default_factory=Limits)
+
+    def queue(self, name: str) -> Queue:
+        """The queue of that name; one that was not declared has the default priority."""
+        return self.queues.get(name) or Queue(name)
+
+
+def positive(name: str, value: object, maximum: float | None = None) -> None:
+    """Refuse what is not a positive number.
+
+    Raises:
+        ConfigError: it is not, or is over the maximum.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not value > 0 or value == float("inf"):  # type: ignore[operator]
+        raise ConfigError(f"{name} {value!r}: a number above 0")
+    if maximum is not None and value > maximum:  # type: ignore[operator]
+        raise ConfigError(f"{name} {value!r}: at most {maximum}")
+
+
+def whole(name: str, value: object, minimum: int) -> None:
+    """Refuse what is not a whole number from the minimum.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise ConfigError(f"{name} {value!r}: a whole number from {minimum}")
+
+
+def check_ttl(name: str, value: object) -> None:
+    """Refuse what is not a time to live: None (for ever), 0 (kept not at all) or seconds.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if value is None or value == 0:
+        return
+    positive(name, value)

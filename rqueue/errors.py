@@ -1,0 +1,158 @@
+"""Every error that rqueue raises, as one tree; the signals that a task raises on purpose are its other branch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class RQueueError(Exception):
+    """The root of every error that rqueue raises."""
+
+
+class ConfigError(RQueueError, ValueError):
+    """An option is wrong; the text names the option, its value and what is allowed."""
+
+
+class MissingDependency(RQueueError, ImportError):
+    """A feature needs a package that is not installed; the text is the command that installs it."""
+
+
+class MessageTooLarge(RQueueError, ValueError):
+    """A job's message is over ``max_message_bytes``; nothing was sent."""
+
+
+class MalformedMessage(RQueueError, ValueError):
+    """Bytes that were found in a list are not a message; the text says why."""
+
+
+# Storage
+
+
+class BrokerError(RQueueError):
+    """Redis refused a command, or could not be asked."""
+
+
+class BrokerUnavailable(BrokerError, ConnectionError):
+    """Redis could not be reached, or is not ready; what was asked for did not happen."""
+
+
+class ReplyLost(BrokerUnavailable):
+    """The command was sent and the connection broke before the reply: it may have happened, or may still."""
+
+
+class BrokerFull(BrokerError):
+    """Redis is at ``maxmemory`` and refuses to store more; nothing was changed."""
+
+
+class EnqueueUnknown(BrokerError):
+    """The reply to an enqueue was lost for good: the jobs with these ids may exist, or not.
+
+    Attributes:
+        ids: the ids of the jobs, so that ``app.job(id).info()`` can tell later.
+    """
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self.ids = tuple(ids)
+        shown = ", ".join(self.ids[:5]) + (" …" if len(self.ids) > 5 else "")
+        super().__init__(
+            f"the reply to an enqueue of {len(self.ids)} job(s) was lost ({shown}): they may or may not exist; "
+            "enqueue again under the same job_id to be sure"
+        )
+
+
+# A job's end, as it reaches whoever waits for the result
+
+
+class JobError(RQueueError):
+    """A job did not give a result.
+
+    Attributes:
+        job_id: the job's id.
+    """
+
+    def __init__(self, job_id: str, text: str) -> None:
+        self.job_id = job_id
+        super().__init__(text)
+
+
+class JobFailed(JobError):
+    """The job ended in FAILURE.
+
+    Attributes:
+        error_type: the name of the exception's class in the worker.
+        message: the exception's text, bounded.
+        traceback: the traceback in the worker as text, or None.
+    """
+
+    def __init__(self, job_id: str, error_type: str, message: str, traceback: str | None = None) -> None:
+        self.error_type, self.message, self.traceback = error_type, message, traceback
+        super().__init__(job_id, f"job {job_id} failed: {error_type}: {message}")
+
+
+class JobRevoked(JobError):
+    """The job was revoked before it ended."""
+
+
+class JobExpired(JobRevoked):
+    """The job's ``expires`` had passed before it could start."""
+
+
+class JobNotFound(JobError, LookupError):
+    """Nobody knows this id: never enqueued, or its result has expired or was not kept."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id, f"job {job_id} is not known: never enqueued, or its result is no longer kept")
+
+
+class ResultNotKept(JobError):
+    """The job succeeded, and Redis was too full to keep its value."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id, f"job {job_id} succeeded, but Redis was full and its value was not kept")
+
+
+# What ends a job in a worker, beside the task's own exceptions
+
+
+class ResultError(RQueueError):
+    """The task's return value cannot be stored: it is not JSON, or too large."""
+
+
+class MaxRetriesExceeded(RQueueError):
+    """``self.retry()`` was called with no retry left, and without ``exc``."""
+
+
+class WorkerLost(RQueueError):
+    """The job's worker died so often while it ran that it is not tried again."""
+
+
+class UnknownTask(RQueueError):
+    """No worker that met the job knows its task."""
+
+
+# Signals: raised by a task to steer, not to fail
+
+
+class Signal(Exception):
+    """The root of what a task raises on purpose to steer its job."""
+
+
+class Retry(Signal):
+    """Run the job again later; ``self.retry()`` raises it.
+
+    Args:
+        defer: seconds until the next run; None takes the task's own delay.
+        exc: the error that made the retry necessary, shown while the job waits.
+        max_retries: overrides the task's limit for this job; Ellipsis leaves it as it is.
+    """
+
+    def __init__(
+        self, defer: float | None = None, *, exc: BaseException | None = None, max_retries: int | Any | None = ...
+    ) -> None:
+        self.defer, self.exc, self.max_retries = defer, exc, max_retries
+        super().__init__(f"retry in {defer} s" if defer is not None else "retry")
+
+
+class WaitTimeout(RQueueError, TimeoutError):
+    """``result(timeout=…)`` waited that long and the job had not ended; it goes on, and can be asked again."""

@@ -1,0 +1,47 @@
+"""One structured line for each event: a constant text in lower case, and fields."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+
+LOGGER: Final = logging.getLogger("rqueue")
+
+
+def event(level: int, text: str, /, **fields: Any) -> None:
+    """Log an event with its fields; costs next to nothing when the level is off."""
+    if LOGGER.isEnabledFor(level):
+        LOGGER.log(level, text, extra={"rqueue": fields})
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people: time, level, text, ``field=value`` …"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line."""
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        fields = "".join(f" {name}={_plain(value)}" for name, value in getattr(record, "rqueue", {}).items())
+        line = f"{moment} {record.levelname.lower():<7} {record.getMessage()}{fields}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonFormatter(logging.Formatter):
+    """A line for machines: one JSON object."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one JSON object."""
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        fields = {"time": moment, "level": record.levelname.lower(), "event": record.getMessage()}
+        fields.update(getattr(record, "rqueue", {}))
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(fields, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _plain(value: Any) -> str:
+    text = value if isinstance(value, str) else str(value)
+    # One event is one line, and a field ends at a space, whatever is in it.
+    return repr(text) if not text.isprintable() or " " in text or text == "" else text

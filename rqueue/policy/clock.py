@@ -1,0 +1,39 @@
+"""Where time comes from: Redis's clock for what is stored, this machine's unstoppable one for how long something took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+# A clock that also runs while the machine is suspended, where there is one: a lease must not seem young after a sleep.
+_CLOCK_ID = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC) if hasattr(time, "clock_gettime") else None
+
+
+def elapsed_s() -> float:
+    """Seconds from some fixed moment, never adjusted, counting a suspended machine's sleep where the system can."""
+    return time.clock_gettime(_CLOCK_ID) if _CLOCK_ID is not None else time.monotonic()
+
+
+def local_ms() -> int:
+    """This machine's wall clock, in ms since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class RedisClock:
+    """Redis's clock as seen from here: this machine's, moved by the offset that was last observed.
+
+    Args:
+        local: this machine's clock in ms, for tests.
+    """
+
+    def __init__(self, local: Callable[[], int] = local_ms) -> None:
+        self._local = local
+        self._offset_ms = 0
+
+    def now_ms(self) -> int:
+        """Redis's time, in ms since the epoch; off by at most the round trip in which it was observed."""
+        return self._local() + self._offset_ms
+
+    def observe(self, redis_ms: int) -> None:
+        """Take note of what Redis said the time is."""
+        self._offset_ms = redis_ms - self._local()

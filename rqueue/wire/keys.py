@@ -1,0 +1,129 @@
+"""The one home of key names: every key that rqueue uses is built here.
+
+``{queue}`` is a Redis Cluster hash tag, so all keys of one queue share a slot and every script is legal on a cluster.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from rqueue.errors import ConfigError
+
+LEVELS: Final = range(1, 11)
+"""The priorities a job can be given: 1 lowest, 10 highest."""
+
+MAIN: Final = 0
+"""The level of the list for jobs that were given no priority."""
+
+_QUEUE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_JOB_ID = re.compile(r"[!-~]{1,128}")
+
+
+def check_queue_name(name: object) -> str:
+    """Return the queue's name.
+
+    Raises:
+        ConfigError: it is not 1 to 64 of ``A-Z a-z 0-9 . _ -``.
+    """
+    if not isinstance(name, str) or not _QUEUE_NAME.fullmatch(name):
+        raise ConfigError(f"queue {name!r}: a queue's name is 1 to 64 of the characters A-Z a-z 0-9 . _ -")
+    return name
+
+
+def check_job_id(job_id: object) -> str:
+    """Return the job's id.
+
+    Raises:
+        ConfigError: it is not 1 to 128 printable ASCII characters without spaces, or is ``-``.
+    """
+    if not isinstance(job_id, str) or not _JOB_ID.fullmatch(job_id) or job_id == "-":
+        raise ConfigError(
+            f"job_id {job_id!r}: an id is 1 to 128 printable ASCII characters without spaces, and not '-'"
+        )
+    return job_id
+
+
+class QueueKeys:
+    """The keys of one queue, as bytes.
+
+    Attributes:
+        name: the queue's name.
+        main: LIST, waiting jobs that were given no priority.
+        lists: main at index 0, then ``:p1`` … ``:p10`` at theirs.
+        workers: ZSET, worker -> end of its lease in ms on Redis's clock.
+        jobs: SET, ids of jobs that are not settled.
+        scheduled: ZSET, id -> due time in ms.
+        messages: HASH, id -> message of the scheduled jobs.
+        dead: ZSET, id -> time of death in ms.
+        letters: HASH, id -> dead letter.
+        counts: HASH with a TTL, how many jobs ended in which state.
+    """
+
+    def __init__(self, namespace: str, name: str) -> None:
+        self.name = name
+        self.main = prefix = f"{namespace}:{{{name}}}".encode()
+        self.lists = (self.main, *(prefix + b":p%d" % level for level in LEVELS))
+        self.workers = prefix + b":workers"
+        self.jobs = prefix + b":jobs"
+        self.scheduled = prefix + b":scheduled"
+        self.messages = prefix + b":scheduled:messages"
+        self.dead = prefix + b":dead"
+        self.letters = prefix + b":dead:letters"
+        self.counts = prefix + b":counts"
+        self._processing = prefix + b":processing:"
+        self._started = prefix + b":started:"
+        self._settled = prefix + b":settled:"
+        self._card = prefix + b":worker:"
+        self._sent = prefix + b":sent:"
+        self._result = prefix + b":result:"
+
+    def processing(self, worker: str) -> bytes:
+        """LIST: what this worker has claimed; a string (the tombstone) once the worker is gone."""
+        return self._processing + worker.encode()
+
+    def worker_of(self, processing: bytes) -> str:
+        """The worker whose processing list this key is."""
+        return processing.removeprefix(self._processing).decode()
+
+    def started(self, worker: str) -> bytes:
+        """SET: ids of the claimed jobs that have started."""
+        return self._started + worker.encode()
+
+    def settled(self, worker: str) -> bytes:
+        """HASH with a TTL: lane -> sequence number and outcome of the worker's last settle batch in it."""
+        return self._settled + worker.encode()
+
+    def card(self, worker: str) -> bytes:
+        """STRING with a TTL: what the worker says of itself."""
+        return self._card + worker.encode()
+
+    def sent(self, producer: str) -> bytes:
+        """HASH with a TTL: lane -> sequence number and outcome of the producer's last batch in it."""
+        return self._sent + producer.encode()
+
+    def result(self, job_id: str) -> bytes:
+        """STRING with a TTL: a job's record; also the channel on which its changes are announced."""
+        return self._result + job_id.encode()
+
+
+class Keys:
+    """Every key under one namespace."""
+
+    def __init__(self, namespace: str = "rqueue") -> None:
+        if not re.fullmatch(r"[!-~]{1,128}", namespace):
+            raise ConfigError(f"namespace {namespace!r}: 1 to 128 printable ASCII characters without spaces")
+        self.namespace = namespace
+        self.queues = f"{namespace}:queues".encode()
+        self._queues: dict[str, QueueKeys] = {}
+
+    def queue(self, name: str) -> QueueKeys:
+        """The keys of one queue.
+
+        Raises:
+            ConfigError: the name is not a queue's name.
+        """
+        keys = self._queues.get(name)
+        if keys is None:
+            keys = self._queues[name] = QueueKeys(self.namespace, check_queue_name(name))
+        return keys

@@ -1,0 +1,215 @@
+"""A job's message: an ASCII header that scripts may read and change, then one JSON object that nobody rewrites.
+
+    1 <list> <losses> <retries> <since> <id> {"task":"tasks.add","args":[1,2]}
+
+A message without a header, just the object, is complete as well: any producer may push one. The specification is
+``docs/wire-format.md``; golden files pin every byte.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Self
+
+import orjson
+
+from rqueue.errors import ConfigError, MalformedMessage
+from rqueue.wire import codec
+from rqueue.wire.keys import LEVELS, MAIN, check_job_id
+
+TOKEN: Final = b""
+"""An empty element of a main list: a hint that there is work elsewhere, never a job."""
+
+_HEADER = re.compile(rb"1 (-|[1-9]|10) (\d{1,9}) (\d{1,9}) (\d{1,15}) ([!-~]{1,128}) (?=\{)")
+_KNOWN: Final = frozenset(
+    {"task", "args", "kwargs", "id", "enqueued", "expires", "parent_id", "root_id", "max_retries"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What scripts may read or change of a message.
+
+    Attributes:
+        level: the list it belongs in: 0 the main list, 1 to 10 that priority's.
+        losses: how many workers died while they ran it.
+        retries: how many times the task asked for another run.
+        since: when the job was first put off because no worker knew its task, in ms since the epoch; 0 never.
+        id: the job's id; None until one is given.
+    """
+
+    level: int = MAIN
+    losses: int = 0
+    retries: int = 0
+    since: int = 0
+    id: str | None = None
+
+    def encode(self) -> bytes:
+        """The header's bytes, with the space that ends it."""
+        level = "-" if self.level == MAIN else self.level
+        return f"1 {level} {self.losses} {self.retries} {self.since} {self.id or '-'} ".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message as it stands in a list.
+
+    Attributes:
+        raw: the exact bytes.
+        header: its header; an empty one when it has none.
+        body: the JSON object's bytes.
+    """
+
+    raw: bytes
+    header: Header
+    body: bytes
+
+    @classmethod
+    def build(cls, header: Header, body: bytes) -> Self:
+        """A message from its two parts."""
+        return cls(header.encode() + body, header, body)
+
+    @classmethod
+    def parse(cls, raw: bytes, level: int = MAIN) -> Self:
+        """Read a message's header; the body is not looked at.
+
+        Args:
+            raw: the bytes from the list.
+            level: the list it came from, for a message without a header.
+
+        Raises:
+            MalformedMessage: it starts neither with a header nor with an object.
+        """
+        found = _HEADER.match(raw)
+        if found is None:
+            if raw.lstrip()[:1] != b"{":
+                raise MalformedMessage("neither a header nor a JSON object")
+            return cls(raw, Header(level=level), raw)
+        list_, losses, retries, since, job_id = found.groups()
+        header = Header(
+            level=MAIN if list_ == b"-" else int(list_),
+            losses=int(losses),
+            retries=int(retries),
+            since=int(since),
+            id=None if job_id == b"-" else job_id.decode(),
+        )
+        return cls(raw, header, raw[found.end() :])
+
+    def changed(self, **changes: Any) -> Message:
+        """The same body under a changed header."""
+        return Message.build(replace(self.header, **changes), self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a message asks for: the decoded object.
+
+    Attributes:
+        task: the task's name.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        id: the id that the producer of a message without a header chose, or None.
+        enqueued: when it was enqueued, ms since the epoch, or None.
+        expires: after when it must not start, ms since the epoch, or None.
+        parent_id: the job that enqueued it, or None.
+        root_id: the first job of that line, or None.
+        max_retries: overrides the task's limit; Ellipsis when the call names none, None for no limit.
+    """
+
+    task: str
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] | None = None
+    id: str | None = None
+    enqueued: int | None = None
+    expires: int | None = None
+    parent_id: str | None = None
+    root_id: str | None = None
+    max_retries: int | Any | None = ...
+
+    def encode(self) -> bytes:
+        """The object's bytes; fields at their default are left out.
+
+        Raises:
+            TypeError: an argument is not JSON; the text names it.
+        """
+        body: dict[str, Any] = {"task": self.task}
+        if self.args:
+            body["args"] = self.args
+        if self.kwargs:
+            body["kwargs"] = self.kwargs
+        for name in ("enqueued", "expires", "parent_id", "root_id"):
+            if (value := getattr(self, name)) is not None:
+                body[name] = value
+        if self.max_retries is not ...:
+            body["max_retries"] = self.max_retries
+        try:
+            return codec.dumps(body)
+        except TypeError as exc:
+            raise TypeError(self._name_culprit(exc)) from None
+
+    def _name_culprit(self, error: TypeError) -> str:
+        named = [(f"argument {index + 1}", value) for index, value in enumerate(self.args)]
+        named += [(f"argument {name!r}", value) for name, value in (self.kwargs or {}).items()]
+        for name, value in named:
+            try:
+                codec.dumps(value)
+            except TypeError as exc:
+                return f"{self.task}: {name} cannot be sent as JSON: {exc} (got {type(value).__name__})"
+        return f"{self.task}: the arguments cannot be sent as JSON: {error}"
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        """Read a message's object; fields that are not known are ignored here and kept in the message.
+
+        Raises:
+            MalformedMessage: it is not the JSON object that the wire format asks for.
+        """
+        try:
+            fields = codec.loads(body)
+        except ValueError as exc:
+            raise MalformedMessage(f"not JSON: {exc}") from None
+        if not isinstance(fields, dict):
+            raise MalformedMessage(f"a JSON object is needed, got a {type(fields).__name__}")
+        task, args, kwargs = fields.get("task"), fields.get("args", []), fields.get("kwargs", {})
+        if not isinstance(task, str) or not task:
+            raise MalformedMessage("'task' must be a task's name")
+        if not isinstance(args, list):
+            raise MalformedMessage("'args' must be a list")
+        if not isinstance(kwargs, dict):
+            raise MalformedMessage("'kwargs' must be an object")
+        known = {name: value for name, value in fields.items() if name in _KNOWN}
+        _check_optional(known)
+        return cls(**known)
+
+
+def _check_optional(fields: dict[str, Any]) -> None:
+    for name in ("enqueued", "expires"):
+        if not isinstance(fields.get(name), int | None) or isinstance(fields.get(name), bool):
+            raise MalformedMessage(f"{name!r} must be milliseconds since the epoch")
+    for name in ("id", "parent_id", "root_id"):
+        if (value := fields.get(name)) is not None:
+            try:
+                check_job_id(value)
+            except ConfigError as exc:
+                raise MalformedMessage(f"{name!r}: {exc}") from None
+    limit = fields.get("max_retries")
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
+        raise MalformedMessage("'max_retries' must be null or a whole number from 0")
+
+
+def check_priority(priority: object) -> int:
+    """Return the priority.
+
+    Raises:
+        ConfigError: it is not a whole number from 1 to 10.
+    """
+    if not isinstance(priority, int) or isinstance(priority, bool) or priority not in LEVELS:
+        raise ConfigError(f"priority {priority!r}: a whole number from 1 (lowest) to 10 (highest)")
+    return priority
+
+
+def fragment(data: bytes) -> Any:
+    """Already encoded JSON, to stand inside a larger value without being encoded again."""
+    return orjson.Fragment(data)

@@ -1,0 +1,138 @@
+"""A job's stored record (its state and result) and its dead letter, to bytes and back.
+
+A record always begins with ``{"state":"…"``: the script that settles reads the state from there, to count it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from rqueue.errors import MalformedMessage
+from rqueue.wire import codec
+from rqueue.wire.message import fragment
+from rqueue.wire.state import State
+
+MAX_ERROR_CHARS: Final = 2_000
+"""An error's text is cut to this many characters."""
+
+MAX_TRACEBACK_CHARS: Final = 16_000
+"""A traceback is cut to this many characters, from its beginning: its end says what happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What is kept of an exception.
+
+    Attributes:
+        type: the name of its class.
+        message: its text, bounded.
+        traceback: its traceback as text, bounded, or None.
+    """
+
+    type: str
+    message: str
+    traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is stored under a job's result key.
+
+    Attributes:
+        state: the job's state.
+        result: the returned value as JSON, or None when there is none.
+        failure: why it failed, is retried or was revoked, or None.
+        about: the other fields: ``task``, ``worker``, ``retries``, ``losses``, ``enqueued``, ``started``, ``finished``,
+            ``parent_id``, ``root_id``, ``progress``; those that are None are left out.
+    """
+
+    state: State
+    result: bytes | None = None
+    failure: Failure | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def encode(self) -> bytes:
+        """The record's bytes."""
+        fields: dict[str, Any] = {"state": self.state.value}
+        if self.result is not None:
+            fields["result"] = fragment(self.result)
+        if self.failure is not None:
+            fields["error"] = {"type": self.failure.type, "message": self.failure.message}
+            if self.failure.traceback:
+                fields["traceback"] = self.failure.traceback
+        fields.update((name, value) for name, value in self.about.items() if value is not None)
+        return orjson.dumps(fields)
+
+
+def decode_record(data: bytes) -> dict[str, Any]:
+    """A record's fields; ``state`` is a :class:`State`, ``result`` is decoded.
+
+    Raises:
+        MalformedMessage: it is not a record.
+    """
+    try:
+        fields = codec.loads(data)
+        fields["state"] = State(fields["state"])
+    except (ValueError, TypeError, KeyError) as exc:
+        raise MalformedMessage(f"not a job's record: {exc}") from None
+    return dict(fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter: what could not be done, why, and the exact bytes.
+
+    Attributes:
+        id: the job's id; one made for the letter when the message had none.
+        reason: ``failed``, ``malformed``, ``unknown task``, ``worker lost``, ``too large`` or ``message id taken``.
+        raw: the message's bytes.
+        task: the task's name, or None when it could not be read.
+        failure: the error.
+        died: when, ms since the epoch.
+        retries: retries it had.
+        losses: workers it had lost.
+    """
+
+    id: str
+    reason: str
+    raw: bytes
+    task: str | None = None
+    failure: Failure | None = None
+    died: int | None = None
+    retries: int = 0
+    losses: int = 0
+
+    def encode(self) -> bytes:
+        """One line of JSON, then the raw bytes as they were."""
+        fields: dict[str, Any] = {
+            "id": self.id,
+            "reason": self.reason,
+            "task": self.task,
+            "died": self.died,
+            "retries": self.retries,
+            "losses": self.losses,
+        }
+        if self.failure is not None:
+            fields["error"] = {"type": self.failure.type, "message": self.failure.message}
+            fields["traceback"] = self.failure.traceback
+        return orjson.dumps(fields) + b"\n" + self.raw
+
+    @classmethod
+    def decode(cls, data: bytes) -> Letter:
+        """Read a dead letter.
+
+        Raises:
+            MalformedMessage: it is not one.
+        """
+        head, _, raw = data.partition(b"\n")
+        try:
+            fields = orjson.loads(head)
+            error = fields.pop("error", None)
+            traceback = fields.pop("traceback", None)
+            failure = Failure(error["type"], error["message"], traceback) if error else None
+            return cls(raw=raw, failure=failure, **fields)
+        except (ValueError, TypeError, KeyError) as exc:
+            raise MalformedMessage(f"not a dead letter: {exc}") from None

@@ -1,0 +1,162 @@
+"""Starts held jobs while there are slots. It alone keeps that a job is marked as started before it starts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from rqueue.broker.broker import Broker
+from rqueue.client.registry import Registry
+from rqueue.client.task import Task
+from rqueue.config import Limits
+from rqueue.errors import BrokerError
+from rqueue.log import event
+from rqueue.policy.clock import elapsed_s
+from rqueue.policy.redelivery import is_suspect
+from rqueue.wire.message import Call
+from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
+from rqueue.worker.judge import Judge
+from rqueue.worker.lease import Lease
+from rqueue.worker.outcome import Ack, Outcome, Track
+from rqueue.worker.perform import perform, prepare
+
+_PAUSE_S = 1.0
+
+
+class Executor:
+    """Runs jobs.
+
+    Args:
+        broker: marks jobs as started.
+        registry: the tasks.
+        inflight: what is claimed.
+        lease: nothing starts while it may have run out.
+        judge: what becomes of an outcome.
+        limits: the largest value that is stored.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        registry: Registry,
+        inflight: Inflight,
+        lease: Lease,
+        judge: Judge,
+        limits: Limits,
+    ) -> None:
+        self._broker, self._registry, self._inflight, self._lease = broker, registry, inflight, lease
+        self._judge, self._limits = judge, limits
+        self._threads = ThreadPoolExecutor(inflight.slots, thread_name_prefix="rqueue job")
+        self._is_alone = False
+        self._marks: set[asyncio.Task[None]] = set()
+        self.is_stopping = False
+
+    async def run(self) -> None:
+        """Start what can start, until cancelled."""
+        wake = self._inflight.signals.execute
+        while True:
+            await wake.wait()
+            wake.clear()
+            # What may not start because the lease is too old starts when the heart has renewed it, and wakes us.
+            await self.tick()
+
+    async def tick(self) -> int:
+        """Start what can start now; how many did."""
+        batch = self._startable()
+        if not batch:
+            return 0
+        try:
+            await self._mark(batch)
+        except BrokerError:
+            # Not marked: if it killed us, nobody would be charged. It starts when Redis can be told.
+            for job in batch:
+                self._inflight.put_back(job)
+            self._is_alone = False
+            asyncio.get_running_loop().call_later(_PAUSE_S, self._inflight.signals.execute.set)
+            return 0
+        for job in batch:
+            job.task = asyncio.create_task(self._run_job(job), name=f"rqueue job {job.id}")
+        return len(batch)
+
+    def close(self) -> None:
+        """Take no more work; threads that still run are left to themselves."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _startable(self) -> list[ClaimedJob]:
+        """Take slots for the jobs that may start, the most urgent first."""
+        inflight = self._inflight
+        batch: list[ClaimedJob] = []
+        if self.is_stopping or not self._lease.may_start():
+            return batch
+        while inflight.running < inflight.slots and not self._is_alone:
+            job = inflight.peek()
+            if job is None:
+                break
+            if is_suspect(job.message.header.losses):
+                if inflight.running:
+                    break  # it waits until nothing else runs, and nothing overtakes it
+                self._is_alone = True
+            inflight.begin(job)
+            batch.append(job)
+        return batch
+
+    async def _mark(self, batch: list[ClaimedJob]) -> None:
+        """Mark as started; returns when the operating system has the command, not when Redis has answered.
+
+        If we die after this line, the command still arrives, and the job is charged. If we die before, the job has
+        not started. To wait for the reply would cost each job a round trip.
+        """
+        groups: dict[tuple[int, str], list[ClaimedJob]] = {}
+        for job in batch:
+            groups.setdefault((id(job.keys), job.worker), []).append(job)
+        for (_, worker), jobs in groups.items():
+            mark = self._broker.start(jobs[0].keys, worker, [job.id for job in jobs])
+            task = asyncio.create_task(_report_mark(mark, worker))
+            self._marks.add(task)
+            task.add_done_callback(self._marks.discard)
+        await self._broker.written()
+
+    async def _run_job(self, job: ClaimedJob) -> None:
+        job.started_s, job.started_ms = elapsed_s(), self._judge.now_ms()
+        prepared = prepare(job, self._registry, job.started_ms)
+        if not isinstance(prepared, tuple):
+            self._end(job, prepared, None, None)
+            return
+        call, task = prepared
+        if not task.defaults.acks_late and not await self._settle_early(job, call):
+            self._forget(job)
+            return
+        if task.defaults.track_started and task.defaults.acks_late:
+            self._inflight.note(job, Track(self._judge.started(job, call)))
+        event(logging.DEBUG, "job started", **describe(job), task=task.name, worker=job.worker)
+        outcome = await perform(job, call, task, self._threads, self._limits.max_message_bytes)
+        self._end(job, outcome, call, task)
+
+    async def _settle_early(self, job: ClaimedJob, call: Call) -> bool:
+        """Take the job out of the processing list before it starts; false when another worker owns it."""
+        job.is_settled_early = await self._inflight.note(job, Ack(self._judge.started(job, call), "86400"))
+        return job.is_settled_early
+
+    def _end(self, job: ClaimedJob, outcome: Outcome, call: Call | None, task: Task[Any, Any] | None) -> None:
+        if self._is_alone:
+            self._is_alone = False
+        if job.phase is not Phase.RUNNING:
+            return  # given back or reaped while it ran: there is nothing to settle
+        options = (task.defaults,) if task is not None else ()
+        self._inflight.end(job, self._judge.decide(job, outcome, call, *options))
+
+    def _forget(self, job: ClaimedJob) -> None:
+        self._inflight.running -= 1
+        self._is_alone = False
+        self._inflight.gone(job)
+        self._inflight.signals.execute.set()
+
+
+async def _report_mark(mark: Any, worker: str) -> None:
+    """A lost reply to a mark changes nothing: the settle that follows tells whether the claim still stands."""
+    try:
+        await mark
+    except BrokerError as exc:
+        event(logging.DEBUG, "start mark not confirmed", worker=worker, error=str(exc))

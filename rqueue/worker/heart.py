@@ -1,0 +1,119 @@
+"""The heart beats by itself: a thread renews the lease, so that a task that blocks the event loop does not cost its jobs.
+
+It names what blocks the loop for longer than a second, and stops when the loop has not moved for ``max_loop_stall_s``:
+then the lease runs out and the jobs go elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from rqueue.broker.endpoint import Endpoint
+from rqueue.broker.pulse import Pulse
+from rqueue.errors import BrokerError
+from rqueue.log import event
+from rqueue.policy.clock import elapsed_s
+from rqueue.wire.keys import QueueKeys
+from rqueue.worker.inflight import Signals
+from rqueue.worker.lease import Lease
+
+BLOCKED_S = 1.0
+_WATCH_S = 0.5
+_RETRY_S = 1.0
+
+
+class Heart:
+    """Renews a lease from a thread.
+
+    Args:
+        endpoint: where Redis is; the heart has a connection of its own.
+        queues: the queues of the worker.
+        lease: the lease.
+        signals: woken after each renewal and at a loss.
+        card: what the worker says of itself, asked at each beat.
+        max_loop_stall_s: it stops when the event loop has not moved for so long.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        queues: Sequence[QueueKeys],
+        lease: Lease,
+        signals: Signals,
+        card: Callable[[], bytes],
+        max_loop_stall_s: float,
+    ) -> None:
+        self._endpoint, self._queues, self._lease, self._signals = endpoint, queues, lease, signals
+        self._card, self._max_loop_stall_s = card, max_loop_stall_s
+        self._stop = threading.Event()
+        self._moved_s = elapsed_s()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
+        self._thread = threading.Thread(target=self._run, name="rqueue heart", daemon=True)
+
+    async def run(self) -> None:
+        """Beat, and tell the thread that the loop moves, until cancelled."""
+        self._loop, self._loop_thread = asyncio.get_running_loop(), threading.get_ident()
+        self._thread.start()
+        try:
+            while True:
+                self._moved_s = elapsed_s()
+                await asyncio.sleep(_WATCH_S)
+        finally:
+            self._stop.set()
+            # Not waited for: it may be in a renewal whose reply takes seconds, and it is a daemon.
+
+    def _run(self) -> None:
+        beat_s = self._lease.lease_s / 3
+        pulse = Pulse(self._endpoint, timeout_s=max(beat_s, 1.0))
+        next_s, named = elapsed_s(), False
+        while not self._stop.wait(min(_WATCH_S, max(0.0, next_s - elapsed_s()))):
+            stalled_s = elapsed_s() - self._moved_s
+            if stalled_s < BLOCKED_S:
+                named = False
+            elif not named:
+                named = True
+                self._name_blocker(stalled_s)
+            if elapsed_s() >= next_s and stalled_s < self._max_loop_stall_s:
+                next_s = elapsed_s() + (beat_s if self._beat(pulse) else min(_RETRY_S, beat_s))
+        pulse.close()
+
+    def _beat(self, pulse: Pulse) -> bool:
+        """Renew once; false when Redis could not be asked."""
+        worker, sent_s = self._lease.worker, elapsed_s()
+        try:
+            is_registered = pulse.renew(self._queues, worker, self._lease.lease_s, self._card())
+        except BrokerError as exc:
+            event(logging.WARNING, "lease not renewed", worker=worker, error=str(exc))
+            return False
+        if worker == self._lease.worker:
+            if is_registered:
+                self._lease.renewed(sent_s)
+            else:
+                self._lease.is_lost = True
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._wake)
+        return True
+
+    def _wake(self) -> None:
+        self._signals.execute.set()
+        if self._lease.is_lost:
+            self._signals.fetch.set()
+
+    def _name_blocker(self, stalled_s: float) -> None:
+        frame = sys._current_frames().get(self._loop_thread)
+        stack = "".join(traceback.format_stack(frame)[-4:]) if frame is not None else ""
+        event(
+            logging.WARNING,
+            "event loop blocked",
+            worker=self._lease.worker,
+            seconds=round(stalled_s, 1),
+            stack=stack,
+        )

@@ -1,0 +1,209 @@
+"""The table of claimed jobs, and the events that the services share. It alone knows what this process holds."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import count
+from typing import Any
+
+from rqueue.policy.clock import elapsed_s
+from rqueue.policy.pace import Pace
+from rqueue.wire.keys import MAIN, QueueKeys
+from rqueue.wire.message import Message
+from rqueue.worker.outcome import Settlement
+
+
+class Phase(Enum):
+    """How far a claimed job is."""
+
+    HELD = 1
+    RUNNING = 2
+    SETTLING = 3
+    GONE = 4
+
+
+@dataclass(eq=False, slots=True)
+class ClaimedJob:
+    """A claimed message and what goes on with it.
+
+    Attributes:
+        keys: its queue.
+        worker: the worker's id at the claim: only that id may settle it.
+        message: the message.
+        id: the job's id.
+        rank: its list's priority.
+        phase: how far it is.
+        is_settled_early: it left the processing list before it started (``acks_late=False``).
+        started_s, started_ms: when it started, on this machine's clock of elapsed time, and on Redis's.
+        task: the running asyncio task.
+        is_interrupted: this worker cancelled it to shut down.
+    """
+
+    keys: QueueKeys
+    worker: str
+    message: Message
+    id: str
+    rank: int
+    phase: Phase = Phase.HELD
+    is_settled_early: bool = False
+    started_s: float = 0.0
+    started_ms: int | None = None
+    task: asyncio.Task[None] | None = None
+    is_interrupted: bool = False
+
+    @property
+    def level(self) -> int:
+        """The list it goes back to."""
+        return self.message.header.level
+
+
+@dataclass(slots=True)
+class Signals:
+    """Events that the services share.
+
+    Attributes:
+        fetch: there may be room, or something to fetch.
+        execute: there may be something to start.
+        settle: there is something to settle.
+        promote: the next due time may be another one.
+        idle: nothing is claimed here, and the last claim found nothing.
+    """
+
+    fetch: asyncio.Event = field(default_factory=asyncio.Event)
+    execute: asyncio.Event = field(default_factory=asyncio.Event)
+    settle: asyncio.Event = field(default_factory=asyncio.Event)
+    promote: asyncio.Event = field(default_factory=asyncio.Event)
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Inflight:
+    """What this worker has claimed.
+
+    Args:
+        slots: jobs that run at once.
+        most: jobs that are held and run at most, together.
+    """
+
+    def __init__(self, slots: int, most: int) -> None:
+        self.slots, self.most = slots, most
+        self.signals = Signals()
+        self.pace = Pace(slots)
+        self.outbox: list[tuple[ClaimedJob, Settlement, asyncio.Future[bool] | None]] = []
+        self._jobs: set[ClaimedJob] = set()
+        self._held: list[tuple[int, int, ClaimedJob]] = []
+        self._number = count()
+        self._held_count = 0
+        self.running = 0
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __iter__(self) -> Iterator[ClaimedJob]:
+        return iter(self._jobs)
+
+    @property
+    def held(self) -> int:
+        """Jobs that are claimed and have not started."""
+        return self._held_count
+
+    @property
+    def free_slots(self) -> int:
+        """Jobs that could start now beyond those that are held."""
+        return self.slots - self.running - self._held_count
+
+    def room(self) -> int:
+        """How many more may be claimed: what can start now, and what the measured pace allows beside it."""
+        allowed = max(self.slots - self.running, 0) + self.pace.allowance(elapsed_s())
+        return min(allowed, self.most - self.running) - self._held_count
+
+    def hold(self, job: ClaimedJob) -> None:
+        """Take in a claimed job."""
+        self._jobs.add(job)
+        heapq.heappush(self._held, (-job.rank, next(self._number), job))
+        self._held_count += 1
+        self.signals.idle.clear()
+        self.signals.execute.set()
+
+    def peek(self) -> ClaimedJob | None:
+        """The job that starts next."""
+        while self._held and self._held[0][2].phase is not Phase.HELD:
+            heapq.heappop(self._held)
+        return self._held[0][2] if self._held else None
+
+    def begin(self, job: ClaimedJob) -> None:
+        """A held job takes a slot."""
+        job.phase = Phase.RUNNING
+        self._held_count -= 1
+        self.running += 1
+
+    def put_back(self, job: ClaimedJob) -> None:
+        """A job that took a slot and did not start is held again."""
+        job.phase = Phase.HELD
+        self.running -= 1
+        self.hold(job)
+
+    def end(self, job: ClaimedJob, settlement: Settlement) -> None:
+        """A running job gives its slot back and is to be settled."""
+        now = elapsed_s()
+        self.running -= 1
+        self.pace.ended(now - job.started_s, now)
+        self.settle(job, settlement)
+        self.signals.execute.set()
+        self.signals.fetch.set()
+
+    def settle(self, job: ClaimedJob, settlement: Settlement) -> None:
+        """Something is to be done about a job, and it is over here; one that never ran comes straight here."""
+        if job.phase is Phase.HELD:
+            self._held_count -= 1
+        job.phase = Phase.SETTLING
+        self._jobs.add(job)
+        self.outbox.append((job, settlement, None))
+        self.signals.settle.set()
+
+    def note(self, job: ClaimedJob, settlement: Settlement) -> asyncio.Future[bool]:
+        """Something is to be written of a job that goes on; the future tells whether the claim still stood."""
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.outbox.append((job, settlement, future))
+        self.signals.settle.set()
+        return future
+
+    def gone(self, job: ClaimedJob) -> None:
+        """Nothing is left to do about a job."""
+        if job.phase is Phase.HELD:
+            self._held_count -= 1
+        job.phase = Phase.GONE
+        self._jobs.discard(job)
+        self.signals.fetch.set()
+
+    def take_held(self, excess: int | None = None) -> list[ClaimedJob]:
+        """Take out held jobs to give them back, the last to start first; all, or so many."""
+        held = sorted((entry for entry in self._held if entry[2].phase is Phase.HELD), reverse=True)
+        taken = [job for _, _, job in held[:excess]]
+        for job in taken:
+            job.phase = Phase.SETTLING
+            self._held_count -= 1
+        self._held = [entry for entry in self._held if entry[2].phase is Phase.HELD]
+        heapq.heapify(self._held)
+        return taken
+
+    def raws(self, keys: QueueKeys, worker: str) -> Counter[bytes]:
+        """What should stand in that processing list, as a multiset."""
+        return Counter(
+            job.message.raw
+            for job in self._jobs
+            if job.keys is keys and job.worker == worker and not job.is_settled_early
+        )
+
+    def of(self, phase: Phase) -> list[ClaimedJob]:
+        """The jobs that are so far."""
+        return [job for job in self._jobs if job.phase is phase]
+
+
+def describe(job: ClaimedJob) -> dict[str, Any]:
+    """A job's fields for a log line."""
+    return {"id": job.id, "queue": job.keys.name, "priority": None if job.level == MAIN else job.level}

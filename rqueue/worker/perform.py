@@ -1,0 +1,137 @@
+"""One run of one job: from its message to an outcome. It touches no storage, and nothing that a task raises gets past it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Executor as ThreadPool
+from typing import Any
+
+from rqueue.client.context import CURRENT, Context, Request
+from rqueue.client.registry import Registry
+from rqueue.client.task import Task
+from rqueue.errors import MalformedMessage, ResultError, Retry
+from rqueue.wire import codec
+from rqueue.wire.keys import MAIN
+from rqueue.wire.message import Call
+from rqueue.wire.record import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS, Failure
+from rqueue.worker.inflight import ClaimedJob
+from rqueue.worker.outcome import Expired, Failed, Interrupted, Outcome, Succeeded, Unknown, Unreadable, WantsRetry
+
+
+def prepare(job: ClaimedJob, registry: Registry, now_ms: int) -> tuple[Call, Task[Any, Any]] | Outcome:
+    """The call and its task, or why it cannot run."""
+    try:
+        call = Call.decode(job.message.body)
+    except MalformedMessage as exc:
+        return Unreadable("malformed", str(exc))
+    task = registry.find(call.task)
+    if task is None:
+        return Unknown(call.task)
+    if call.expires is not None and now_ms > call.expires:
+        return Expired()
+    return call, task
+
+
+def request_of(job: ClaimedJob, call: Call, task: Task[Any, Any]) -> Request:
+    """What the running job may know of itself."""
+    header = job.message.header
+    return Request(
+        id=job.id,
+        task=task.name,
+        args=call.args,
+        kwargs=call.kwargs or {},
+        queue=job.keys.name,
+        priority=None if header.level == MAIN else header.level,
+        retries=header.retries,
+        losses=header.losses,
+        worker=job.worker,
+        parent_id=call.parent_id,
+        root_id=call.root_id or job.id,
+    )
+
+
+async def perform(
+    job: ClaimedJob, call: Call, task: Task[Any, Any], threads: ThreadPool | None, max_result_bytes: int
+) -> Outcome:
+    """Run the task.
+
+    Args:
+        job: the claimed job.
+        call: its decoded message.
+        task: its task.
+        threads: where plain functions run; None runs them right here.
+        max_result_bytes: a larger value fails the job.
+    """
+    request = request_of(job, call, task)
+    CURRENT.set(request)  # this asyncio task's own context: it ends with it
+    args = (Context(request), *call.args) if task.is_bound else tuple(call.args)
+    kwargs = dict(call.kwargs or {})
+    try:
+        if task.is_coroutine:
+            value = await task.function(*args, **kwargs)
+        elif threads is None:
+            value = task.function(*args, **kwargs)
+        else:
+            value = await _in_thread(threads, task.function, args, kwargs)
+        return Succeeded(_encode(value, max_result_bytes))
+    except Retry as signal:
+        return WantsRetry(signal, failure_of(signal.exc) if signal.exc is not None else None)
+    except asyncio.CancelledError as exc:
+        return Interrupted() if job.is_interrupted else Failed(exc, failure_of(exc))
+    except BaseException as exc:
+        # SystemExit and KeyboardInterrupt too: a unit of work ends itself, never the worker.
+        return Failed(exc, failure_of(exc))
+
+
+def failure_of(error: BaseException) -> Failure:
+    """What is kept of an exception; one whose ``__str__`` raises is kept as well."""
+    try:
+        message = str(error)
+    except BaseException as exc:
+        message = f"<str() of the exception raised {type(exc).__name__}>"
+    try:
+        text = "".join(traceback.format_exception(error))
+    except BaseException as exc:
+        text = f"<the traceback could not be formatted: {type(exc).__name__}>"
+    return Failure(type(error).__name__, _storable(message[:MAX_ERROR_CHARS]), _storable(text[-MAX_TRACEBACK_CHARS:]))
+
+
+def _storable(text: str) -> str:
+    """The text without what UTF-8 cannot carry."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _encode(value: Any, max_bytes: int) -> bytes:
+    try:
+        data = codec.dumps(value)
+    except TypeError as exc:
+        raise ResultError(f"the value cannot be stored as JSON: {exc} (got {type(value).__name__})") from None
+    if len(data) > max_bytes:
+        raise ResultError(f"the value has {len(data):,} bytes as JSON, max_message_bytes is {max_bytes:,}")
+    return data
+
+
+async def _in_thread(
+    threads: ThreadPool, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Run a function in a thread, in this context; whatever it raises comes back as data first.
+
+    A future cannot carry StopIteration, and a thread that ends by SystemExit would say so on stderr.
+    """
+    context = contextvars.copy_context()
+
+    def run() -> tuple[Any, BaseException | None]:
+        try:
+            return context.run(function, *args, **kwargs), None
+        except BaseException as exc:
+            return None, exc
+
+    value, error = await asyncio.get_running_loop().run_in_executor(threads, run)
+    if error is None:
+        return value
+    if isinstance(error, StopIteration):
+        raise RuntimeError(f"the task raised StopIteration: {error}") from error
+    raise error

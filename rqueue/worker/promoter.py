@@ -1,0 +1,58 @@
+"""Moves scheduled jobs to their lists when they are due. Every worker does; the script sees to it that each goes once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from rqueue.broker.broker import Broker
+from rqueue.errors import BrokerError
+from rqueue.log import event
+from rqueue.wire.keys import QueueKeys
+from rqueue.worker.schedule import Schedule
+
+_PAUSE_S = 1.0
+
+
+class Promoter:
+    """Promotes due jobs.
+
+    Args:
+        broker: the broker.
+        queues: the queues to serve.
+        schedule: when the next job is due; claims keep it up to date.
+        changed: set when that becomes earlier.
+    """
+
+    def __init__(self, broker: Broker, queues: Sequence[QueueKeys], schedule: Schedule, changed: asyncio.Event) -> None:
+        self._broker, self._queues, self._schedule, self._changed = broker, queues, schedule, changed
+
+    async def run(self) -> None:
+        """Wait until something is due and promote it, until cancelled."""
+        while True:
+            left_s = self._schedule.left_s()
+            if left_s is None or left_s > 0:
+                try:
+                    async with asyncio.timeout(left_s):
+                        await self._changed.wait()
+                except TimeoutError:
+                    pass  # due
+                self._changed.clear()
+                continue
+            try:
+                await self.tick()
+            except BrokerError as exc:
+                event(logging.WARNING, "promoting waits for redis", error=str(exc))
+                await asyncio.sleep(_PAUSE_S)
+
+    async def tick(self) -> int:
+        """Promote what is due in each queue, at most a hundred in one script; how many were."""
+        moved, next_ms = 0, None
+        for keys in self._queues:
+            count, due_ms = await self._broker.promote(keys)
+            moved += count
+            if due_ms is not None and (next_ms is None or due_ms < next_ms):
+                next_ms = due_ms
+        self._schedule.note(next_ms)
+        return moved

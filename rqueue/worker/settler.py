@@ -1,0 +1,215 @@
+"""The only service that writes how jobs ended. What gathers while a batch is under way leaves together in the next.
+
+It alone keeps that a batch whose reply was lost is sent again under its number, until Redis has answered, and that one
+bad item fails alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+
+from rqueue.broker.broker import Broker, Done, Enqueued
+from rqueue.config import Limits
+from rqueue.errors import BrokerError, BrokerUnavailable
+from rqueue.log import event
+from rqueue.wire.record import Failure
+from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
+from rqueue.worker.judge import RETRY_RECORD_TTL_S, Judge
+from rqueue.worker.outcome import Ack, Bury, Defer, Release, Settlement, Track
+
+LANES = 4
+"""Batches under way at once for each queue and worker id."""
+
+BATCH_JOBS = 200
+BATCH_BYTES = 1024 * 1024
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 1.0
+
+Item = tuple[ClaimedJob, Settlement, "asyncio.Future[bool] | None"]
+
+
+class Settler:
+    """Settles jobs.
+
+    Args:
+        broker: the broker.
+        inflight: what is claimed; its outbox is what is to be settled.
+        limits: how many dead letters are kept, and for how long.
+        judge: makes a failure of what Redis refuses to store.
+    """
+
+    def __init__(self, broker: Broker, inflight: Inflight, limits: Limits, judge: Judge) -> None:
+        self._broker, self._inflight, self._limits, self._judge = broker, inflight, limits, judge
+        self._waiting: dict[tuple[int, str], list[Item]] = defaultdict(list)
+        self._lanes: dict[tuple[int, str], list[int]] = {}
+        self._number = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_quiet = asyncio.Event()
+        self._is_quiet.set()
+        self.lost = 0
+        self.dropped = 0
+
+    async def run(self) -> None:
+        """Settle until cancelled."""
+        wake = self._inflight.signals.settle
+        while True:
+            await wake.wait()
+            wake.clear()
+            self.tick()
+
+    def tick(self) -> int:
+        """Send what has gathered, as far as lanes are free; how many batches were."""
+        outbox, self._inflight.outbox = self._inflight.outbox, []
+        for item in outbox:
+            self._waiting[id(item[0].keys), item[0].worker].append(item)
+        sent = 0
+        for key in list(self._waiting):
+            lanes = self._lanes.setdefault(key, list(range(LANES)))
+            while self._waiting[key] and lanes:
+                batch = self._next(self._waiting[key])
+                task = asyncio.create_task(self._deliver(key, lanes.pop(), batch), name="rqueue settle")
+                self._tasks.add(task)
+                self._is_quiet.clear()
+                task.add_done_callback(self._delivered)
+                sent += 1
+            if not self._waiting[key]:
+                del self._waiting[key]
+        return sent
+
+    async def drained(self) -> None:
+        """Return when nothing waits to be settled."""
+        while self._inflight.outbox or self._waiting or self._tasks:
+            self.tick()
+            await self._is_quiet.wait()
+
+    def _delivered(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not self._tasks:
+            self._is_quiet.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            event(logging.CRITICAL, "settling failed", error=repr(error))
+
+    def _next(self, waiting: list[Item]) -> list[Item]:
+        """The next batch: as many acks as come in a row and fit, or one of anything else."""
+        size = count = 0
+        for job, settlement, _ in waiting:
+            if not isinstance(settlement, Ack) or job.is_settled_early:
+                break
+            size += len(job.message.raw) + len(settlement.record)
+            if count == BATCH_JOBS or (count and size > BATCH_BYTES):
+                break
+            count += 1
+        batch = waiting[: count or 1]
+        del waiting[: count or 1]
+        return batch
+
+    async def _deliver(self, key: tuple[int, str], lane: int, batch: list[Item]) -> None:
+        try:
+            await self._send(lane, batch)
+        finally:
+            self._lanes[key].append(lane)
+            self._inflight.signals.settle.set()
+
+    async def _send(self, lane: int, batch: list[Item]) -> None:
+        """Send one batch until Redis has answered: the jobs stay claimed until then, whatever happens to the network."""
+        self._number += 1
+        number, pause = self._number, _FIRST_PAUSE_S
+        while True:
+            try:
+                answer = await self._ask(lane, number, batch)
+            except BrokerUnavailable as exc:
+                event(logging.WARNING, "settling waits for redis", jobs=len(batch), error=str(exc))
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+            except BrokerError as exc:
+                await self._refused(lane, batch, exc)
+                return
+            else:
+                for index, item in enumerate(batch):
+                    self._close(item, answer[index] if answer is not None else ord("0"))
+                return
+
+    async def _ask(self, lane: int, number: int, batch: Sequence[Item]) -> bytes | None:
+        job, settlement, _ = batch[0]
+        keys, worker, broker = job.keys, job.worker, self._broker
+        match settlement:
+            case Ack(record, ttl) if job.is_settled_early:
+                await broker.record(keys, job.id, record, ttl)
+                return b"1"
+            case Ack():
+                return await broker.ack(keys, worker, lane, number, [_done(*item) for item in batch])
+            case Bury(record, ttl, _) if job.is_settled_early:
+                await broker.record(keys, job.id, record, ttl)
+                return b"1"
+            case Bury(_, _, letter):
+                done = _done(*batch[0])
+                keep, keep_s = self._limits.dead_max, self._limits.dead_ttl_s
+                return await broker.bury(keys, worker, lane, number, done, letter, keep, keep_s)
+            case Defer(message, delay_s, _) if job.is_settled_early:
+                # It is in no list any more: it is enqueued again, under the number that makes a repetition harmless.
+                again = Enqueued(job.id, False, job.level, f"+{round(delay_s * 1000)}", message.raw)
+                await broker.enqueue(keys, worker, lane, number, [again])
+                return b"1"
+            case Defer(message, delay_s, record):
+                raw, ttl_s = job.message.raw, RETRY_RECORD_TTL_S
+                return await broker.retry(keys, worker, lane, number, raw, job.id, message.raw, delay_s, record, ttl_s)
+            case Track(record):
+                return b"%d" % await broker.track(keys, worker, job.id, job.message.raw, record, 86_400)
+            case Release():
+                return b"%d" % await broker.release(keys, worker, [(job.message.raw, job.id, job.level)])
+
+    async def _refused(self, lane: int, batch: list[Item], error: BrokerError) -> None:
+        """Redis refuses: in halves, so that the rest is settled; alone, the job fails with what Redis said."""
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            await self._send(lane, batch[:middle])
+            await self._send(lane, batch[middle:])
+            return
+        ((job, settlement, future),) = batch
+        event(logging.ERROR, "redis refused to settle", **describe(job), error=str(error))
+        if isinstance(settlement, Ack) and future is None:
+            failure = Failure(type(error).__name__, f"the result could not be stored: {error}")
+            await self._send(lane, [(job, self._judge.failed(job, failure, "failed"), None)])
+        else:
+            # Left in the processing list: another worker gets it when this one leaves.
+            self._close(batch[0], ord("0"))
+
+    def _close(self, item: Item, mark: int) -> None:
+        job, settlement, future = item
+        owned = mark != ord("0")
+        if future is not None:
+            if not future.done():
+                future.set_result(owned)
+            return
+        if job.phase is Phase.SETTLING:
+            self._inflight.gone(job)
+        if not owned:
+            self.lost += 1
+            event(logging.WARNING, "claim lost", **describe(job), worker=job.worker, was=_name(settlement))
+            return
+        if mark == ord("2"):
+            self.dropped += 1
+            event(logging.WARNING, "redis is full, result dropped", **describe(job))
+        level = {"Bury": logging.ERROR, "Defer": logging.WARNING}.get(_name(settlement), logging.INFO)
+        event(level, _WORDS[_name(settlement)], **describe(job), worker=job.worker)
+
+
+_WORDS = {
+    "Ack": "job done",
+    "Bury": "job failed",
+    "Defer": "job deferred",
+    "Release": "job released",
+    "Track": "tracked",
+}
+
+
+def _name(settlement: Settlement) -> str:
+    return type(settlement).__name__
+
+
+def _done(job: ClaimedJob, settlement: Settlement, _: object) -> Done:
+    assert isinstance(settlement, Ack | Bury)
+    return Done(job.message.raw, job.id, settlement.record, settlement.ttl)
