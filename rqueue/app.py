@@ -60,8 +60,8 @@ class RQueue(Client):
             enqueue_timeout_s=seconds(enqueue_timeout),
         )
         named: dict[str, Queue] = {}
-        for queue in queues or ("default",):
-            queue = queue if isinstance(queue, Queue) else Queue(queue)
+        for given in queues or ("default",):
+            queue = given if isinstance(given, Queue) else Queue(given)
             if queue.name in named:
                 raise ConfigError(f"queue {queue.name!r}: named twice")
             named[queue.name] = queue

@@ -1,4 +1,7 @@
-"""What can be configured, with its units and why each default is what it is. Values are checked where they are written."""
+"""What can be configured, with its units and why each default is what it is.
+
+Values are checked where they are written.
+"""
 
 from __future__ import annotations
 

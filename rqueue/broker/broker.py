@@ -1,12 +1,13 @@
 """The verbs: each is one script, or one blocking command, and says what it did.
 
-Nothing here retries and nothing decides. A :class:`~rqueue.errors.ReplyLost` means that the step may have happened; each
-verb's docstring says what sending it again does.
+Nothing here retries and nothing decides. A :class:`~rqueue.errors.ReplyLost` means that the step may have happened;
+each verb's docstring says what sending it again does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -15,7 +16,7 @@ from rqueue.broker.endpoint import Endpoint
 from rqueue.broker.link import Argument, Link, NoScript, Reply
 from rqueue.broker.scripts import SCRIPTS
 from rqueue.errors import BrokerError, BrokerUnavailable, ReplyLost
-from rqueue.policy.clock import RedisClock
+from rqueue.policy.clock import RedisClock, elapsed_s
 from rqueue.wire.keys import MAIN, Keys, QueueKeys
 from rqueue.wire.message import TOKEN
 
@@ -25,6 +26,7 @@ REPLY_TIMEOUT_S: Final = 10.0
 PROMOTE_AT_ONCE: Final = 100
 PURGE_AT_ONCE: Final = 1000
 SENT_TTL_S: Final = 60
+ANNOUNCE_EVERY_S: Final = 60.0
 
 
 class Enqueued(NamedTuple):
@@ -117,7 +119,7 @@ class Broker:
         self.clock = RedisClock()
         self._link = Link(endpoint.connection, REPLY_TIMEOUT_S)
         self._blocks: dict[str, Link] = {}
-        self._announced: set[str] = set()
+        self._announced: dict[str, float] = {}
 
     @property
     def resets(self) -> int:
@@ -162,14 +164,11 @@ class Broker:
     # Producing
 
     async def announce(self, queue: str) -> None:
-        """Make the queue known to those who look for all queues. May be repeated."""
-        if queue not in self._announced:
+        """Make the queue known to those who look for all queues; once a minute, since somebody may flush Redis."""
+        now = elapsed_s()
+        if now - self._announced.get(queue, -math.inf) >= ANNOUNCE_EVERY_S:
             await self._link.call(b"SADD", self.keys.queues, queue)
-            self._announced.add(queue)
-
-    def forget_announced(self) -> None:
-        """Announce every queue again at its next use (somebody may have flushed Redis)."""
-        self._announced.clear()
+            self._announced[queue] = now
 
     async def enqueue(
         self, keys: QueueKeys, producer: str, lane: int, number: int, jobs: Sequence[Enqueued]

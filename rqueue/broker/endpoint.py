@@ -68,11 +68,12 @@ class Endpoint:
 
     def connection(self) -> AsyncConnection:
         """A new, unconnected connection for an event loop."""
-        return self._async_pool.make_connection()
+        connection: AsyncConnection = self._async_pool.make_connection()
+        return connection
 
     def sync_connection(self, timeout_s: float) -> SyncConnection:
         """A new, unconnected connection for a thread, whose reads and writes may take so many seconds."""
-        connection = self._sync_pool.make_connection()
+        connection: SyncConnection = self._sync_pool.make_connection()
         connection.socket_timeout = timeout_s
         connection.socket_connect_timeout = timeout_s
         return connection

@@ -1,8 +1,8 @@
 """One connection to Redis, shared by everything in an event loop that does not block at the server.
 
-Commands leave in the order in which they were given, and what is given while a write is under way leaves together in the
-next: few writes, many commands. Replies come in the same order. It alone keeps the difference between "was not sent"
-(:class:`BrokerUnavailable`) and "was sent, and the reply is lost" (:class:`ReplyLost`); what to do about either is the
+Commands leave in the order in which they were given, and what is given while a write is under way leaves together in
+the next: few writes, many commands. Replies come in the same order. It alone tells "was not sent"
+(:class:`BrokerUnavailable`) from "was sent, and the reply is lost" (:class:`ReplyLost`); what to do about either is the
 caller's affair, since only the caller knows whether a command may be repeated.
 """
 
@@ -162,8 +162,8 @@ class Link:
         connection = self._new_connection()
         try:
             async with asyncio.timeout(self._reply_timeout_s):
-                await connection.connect()
-                setup = [(b"CLIENT", b"ID")]
+                await connection.connect()  # type: ignore[no-untyped-call]
+                setup: list[tuple[Argument, ...]] = [(b"CLIENT", b"ID")]
                 if self._scripts:
                     setup += [(b"SCRIPT", b"LOAD", script.source) for script in SCRIPTS.values()]
                 await connection.send_packed_command(connection.pack_commands(setup), check_health=False)

@@ -44,15 +44,15 @@ class Pulse:
     def close(self) -> None:
         """Close the connection."""
         if self._connection is not None:
-            self._connection.disconnect()
+            self._connection.disconnect()  # type: ignore[no-untyped-call]
             self._connection = None
 
     def _ask(self, *command: bytes | str | int) -> object:
         try:
             if self._connection is None:
                 self._connection = self._endpoint.sync_connection(self._timeout_s)
-                self._connection.connect()
-            self._connection.send_command(*command)
+                self._connection.connect()  # type: ignore[no-untyped-call]
+            self._connection.send_command(*command)  # type: ignore[no-untyped-call]
             return self._connection.read_response()
         except redis.exceptions.ResponseError as exc:
             raise translate(exc) from None

@@ -1,8 +1,8 @@
 """The Lua scripts and their loader.
 
-A script's header is its schema: its ``-- KEYS[n]`` and ``-- ARGV[n]`` lines name each index, ``[n..]`` for "from here on". The
-loader refuses a body that uses an index its header does not declare. SHAs are computed at import; scripts are loaded when
-a connection opens, and once more where a server has forgotten them (``NOSCRIPT``).
+A script's header is its schema: its ``-- KEYS[n]`` and ``-- ARGV[n]`` lines name each index, ``[n..]`` for "from here
+on". The loader refuses a body that uses an index its header does not declare. SHAs are computed at import; scripts are
+loaded when a connection opens, and once more where a server has forgotten them (``NOSCRIPT``).
 """
 
 from __future__ import annotations

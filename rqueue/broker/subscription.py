@@ -58,7 +58,7 @@ class Subscription:
             connection = self._new_connection()
             writer: asyncio.Task[None] | None = None
             try:
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
                 pause = _FIRST_PAUSE_S
                 self._changed = dict.fromkeys(self._wanted, True)
                 self._has_changed.set()

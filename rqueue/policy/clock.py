@@ -1,4 +1,4 @@
-"""Where time comes from: Redis's clock for what is stored, this machine's unstoppable one for how long something took."""
+"""Where time comes from: Redis's clock for what is stored, this machine's unstoppable one for how long it took."""
 
 from __future__ import annotations
 

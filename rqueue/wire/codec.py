@@ -1,7 +1,7 @@
 """Python values to JSON and back, exactly: what JSON cannot carry is refused, and ``bytes`` come back as bytes.
 
-``bytes`` travel as ``{"$bytes": "<base64>"}``; a caller's own one-key object whose key is ``$bytes`` or ``$dict`` travels
-as ``{"$dict": {…}}``, so that nothing is ever taken for what it is not.
+``bytes`` travel as ``{"$bytes": "<base64>"}``; a caller's own one-key object whose key is ``$bytes`` or ``$dict``
+travels as ``{"$dict": {…}}``, so that nothing is ever taken for what it is not.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What runs jobs: services of one shape, and their composition. ``ls rqueue/worker`` is the list of what goes on at once."""
+"""What runs jobs: services of one shape, and their composition; ``ls rqueue/worker`` lists what goes on at once."""

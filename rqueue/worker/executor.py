@@ -16,10 +16,11 @@ from rqueue.log import event
 from rqueue.policy.clock import elapsed_s
 from rqueue.policy.redelivery import is_suspect
 from rqueue.wire.message import Call
+from rqueue.wire.record import Failure
 from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
 from rqueue.worker.judge import Judge
 from rqueue.worker.lease import Lease
-from rqueue.worker.outcome import Ack, Outcome, Track
+from rqueue.worker.outcome import Ack, Expired, Failed, Outcome, Release, Track, Unknown, Unreadable, WantsRetry
 from rqueue.worker.perform import perform, prepare
 
 _PAUSE_S = 1.0
@@ -49,18 +50,25 @@ class Executor:
         self._broker, self._registry, self._inflight, self._lease = broker, registry, inflight, lease
         self._judge, self._limits = judge, limits
         self._threads = ThreadPoolExecutor(inflight.slots, thread_name_prefix="rqueue job")
-        self._is_alone = False
         self._marks: set[asyncio.Task[None]] = set()
-        self.is_stopping = False
+        self._is_stopping = False
+        self._has_stopped = asyncio.Event()
 
     async def run(self) -> None:
-        """Start what can start, until cancelled."""
+        """Start what can start, until it is stopped."""
         wake = self._inflight.signals.execute
-        while True:
+        while not self._is_stopping:
             await wake.wait()
             wake.clear()
             # What may not start because the lease is too old starts when the heart has renewed it, and wakes us.
             await self.tick()
+        self._has_stopped.set()
+
+    async def stop(self) -> None:
+        """Return when nothing more is started; what runs goes on."""
+        self._is_stopping = True
+        self._inflight.signals.execute.set()
+        await self._has_stopped.wait()
 
     async def tick(self) -> int:
         """Start what can start now; how many did."""
@@ -73,7 +81,6 @@ class Executor:
             # Not marked: if it killed us, nobody would be charged. It starts when Redis can be told.
             for job in batch:
                 self._inflight.put_back(job)
-            self._is_alone = False
             asyncio.get_running_loop().call_later(_PAUSE_S, self._inflight.signals.execute.set)
             return 0
         for job in batch:
@@ -88,19 +95,27 @@ class Executor:
         """Take slots for the jobs that may start, the most urgent first."""
         inflight = self._inflight
         batch: list[ClaimedJob] = []
-        if self.is_stopping or not self._lease.may_start():
+        if self._is_stopping or not self._lease.may_start():
             return batch
-        while inflight.running < inflight.slots and not self._is_alone:
-            job = inflight.peek()
-            if job is None:
+        while inflight.running < inflight.slots and (job := inflight.peek()) is not None:
+            if inflight.exclusive not in (None, job):
                 break
             if is_suspect(job.message.header.losses):
+                if inflight.exclusive is None:
+                    self._clear_the_way(job)
                 if inflight.running:
                     break  # it waits until nothing else runs, and nothing overtakes it
-                self._is_alone = True
             inflight.begin(job)
             batch.append(job)
         return batch
+
+    def _clear_the_way(self, suspect: ClaimedJob) -> None:
+        """A job that has cost workers runs with nothing else in the process: what is held goes to other workers."""
+        self._inflight.exclusive = suspect
+        for job in self._inflight.take_held():
+            if job is not suspect:
+                self._inflight.settle(job, Release())
+        self._inflight.hold_again(suspect)
 
     async def _mark(self, batch: list[ClaimedJob]) -> None:
         """Mark as started; returns when the operating system has the command, not when Redis has answered.
@@ -125,12 +140,13 @@ class Executor:
             self._end(job, prepared, None, None)
             return
         call, task = prepared
+        job.seen["task"] = task.name
         if not task.defaults.acks_late and not await self._settle_early(job, call):
             self._forget(job)
             return
         if task.defaults.track_started and task.defaults.acks_late:
             self._inflight.note(job, Track(self._judge.started(job, call)))
-        event(logging.DEBUG, "job started", **describe(job), task=task.name, worker=job.worker)
+        event(logging.DEBUG, "job started", **describe(job))
         outcome = await perform(job, call, task, self._threads, self._limits.max_message_bytes)
         self._end(job, outcome, call, task)
 
@@ -140,16 +156,14 @@ class Executor:
         return job.is_settled_early
 
     def _end(self, job: ClaimedJob, outcome: Outcome, call: Call | None, task: Task[Any, Any] | None) -> None:
-        if self._is_alone:
-            self._is_alone = False
         if job.phase is not Phase.RUNNING:
             return  # given back or reaped while it ran: there is nothing to settle
         options = (task.defaults,) if task is not None else ()
+        job.seen |= _seen(outcome)
         self._inflight.end(job, self._judge.decide(job, outcome, call, *options))
 
     def _forget(self, job: ClaimedJob) -> None:
         self._inflight.running -= 1
-        self._is_alone = False
         self._inflight.gone(job)
         self._inflight.signals.execute.set()
 
@@ -160,3 +174,17 @@ async def _report_mark(mark: Any, worker: str) -> None:
         await mark
     except BrokerError as exc:
         event(logging.DEBUG, "start mark not confirmed", worker=worker, error=str(exc))
+
+
+def _seen(outcome: Outcome) -> dict[str, str]:
+    """What log lines say of an outcome that is no success."""
+    match outcome:
+        case Failed(_, failure) | WantsRetry(_, Failure() as failure):
+            return {"error": f"{failure.type}: {failure.message}"}
+        case Unknown(task):
+            return {"task": task, "error": "no task of that name is known here"}
+        case Unreadable(_, text):
+            return {"error": text}
+        case Expired():
+            return {"error": "expired"}
+    return {}

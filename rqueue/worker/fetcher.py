@@ -1,7 +1,7 @@
 """Claims messages, and waits at the server when there are none.
 
-It alone keeps that no wake-up is missed (every block is followed by a claim over all lists), that nothing is claimed for
-which there is no room, and that a message whose reply was lost is found again (the audit).
+It alone keeps that no wake-up is missed (every block is followed by a claim over all lists), that nothing is claimed
+for which there is no room, and that a message whose reply was lost is found again (the audit).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 
 from rqueue.broker.broker import Broker
 from rqueue.config import AppConfig, WorkerConfig
@@ -19,7 +20,7 @@ from rqueue.log import event
 from rqueue.policy.clock import elapsed_s
 from rqueue.wire.keys import MAIN, QueueKeys
 from rqueue.wire.message import TOKEN, Call, Header, Message
-from rqueue.worker.inflight import ClaimedJob, Inflight, Phase
+from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
 from rqueue.worker.judge import Judge
 from rqueue.worker.lease import Lease
 from rqueue.worker.outcome import Unreadable
@@ -29,6 +30,7 @@ CLAIM_AT_ONCE = 200
 CLAIM_BYTES = 8 * 1024 * 1024
 _FULL_PAUSE_S = 1.0
 _AUDIT_BEATS = 3
+_UNBLOCK_AGAIN_S = 0.1
 
 
 class Fetcher:
@@ -65,20 +67,30 @@ class Fetcher:
         self._full_until_s = 0.0
         self._audited_s = elapsed_s()
         self._audited_resets = broker.resets
-        self.is_stopping = False
+        self._is_unsure = False
+        self._is_stopping = False
+        self._has_stopped = asyncio.Event()
 
     async def run(self) -> None:
-        """Fetch until cancelled; whatever Redis says, it goes on."""
+        """Fetch until it is stopped; whatever Redis says, it goes on."""
         pause = 0.05
-        while not self.is_stopping:
+        while not self._is_stopping:
             try:
                 await self.tick()
                 pause = 0.05
             except BrokerError as exc:
                 event(logging.WARNING, "fetching waits for redis", worker=self._lease.worker, error=str(exc))
-                self._is_more = True
+                # Whatever was under way may have claimed something of which we know nothing.
+                self._is_more = self._is_unsure = True
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 1.0)
+        try:
+            await self._end_blocks()
+            await self._harvest()
+        except BrokerError as exc:
+            event(logging.WARNING, "fetching stopped without redis", worker=self._lease.worker, error=str(exc))
+        finally:
+            self._has_stopped.set()
 
     async def tick(self) -> None:
         """One step: take in what arrived, audit if it is time, claim if there is room, else wait for something."""
@@ -103,10 +115,10 @@ class Fetcher:
         self._inflight.signals.fetch.set()
 
     async def stop(self) -> None:
-        """Claim nothing more; what arrives from now on is given back by whoever called this."""
-        self.is_stopping = True
-        await self._end_blocks()
-        await self._harvest()
+        """Return when nothing more is claimed; what is held then is for the caller to give back."""
+        self._is_stopping = True
+        self._inflight.signals.fetch.set()
+        await self._has_stopped.wait()
 
     async def audit(self) -> None:
         """Compare the processing lists with the memory; run what is only there, forget what is only here.
@@ -128,14 +140,14 @@ class Fetcher:
             for job in self._inflight.of(Phase.HELD):
                 if job.keys is keys and job.worker == self._lease.worker and gone[job.message.raw] > 0:
                     gone[job.message.raw] -= 1
-                    event(logging.WARNING, "claim lost", id=job.id, queue=keys.name, worker=job.worker)
+                    event(logging.WARNING, "claim lost", **describe(job), was="held")
                     self._inflight.gone(job)
-        self._audited_s, self._audited_resets = elapsed_s(), resets
+        self._audited_s, self._audited_resets, self._is_unsure = elapsed_s(), resets, False
         self._is_more = True
 
     def _is_audit_due(self) -> bool:
         is_old = elapsed_s() - self._audited_s > _AUDIT_BEATS * self._config.heartbeat_s
-        return is_old or self._broker.resets != self._audited_resets
+        return is_old or self._is_unsure or self._broker.resets != self._audited_resets
 
     async def _claim(self, want: int) -> None:
         self._turn += 1
@@ -169,12 +181,12 @@ class Fetcher:
 
     async def _end_blocks(self) -> None:
         """End all waits; what they brought all the same is harvested next."""
-        if not self._blocks:
-            return
-        for index, task in self._blocks.items():
-            if not task.done():
-                await self._broker.unblock(self._queues[index])
-        await asyncio.wait(self._blocks.values())
+        while waiting := {index: task for index, task in self._blocks.items() if not task.done()}:
+            with suppress(BrokerUnavailable):
+                for index in waiting:
+                    await self._broker.unblock(self._queues[index])
+            # Again and again: a block that was still on its way when the server looked for it has begun meanwhile.
+            await asyncio.wait(waiting.values(), timeout=_UNBLOCK_AGAIN_S)
         self._is_more = True
 
     async def _harvest(self) -> None:
@@ -235,7 +247,7 @@ class Fetcher:
             job_id = message.header.id or Call.decode(message.body).id or secrets.token_hex(16)
         except MalformedMessage as exc:
             bad = ClaimedJob(keys, worker, Message(raw, Header(level=level), raw), secrets.token_hex(16), rank)
-            bad.phase = Phase.SETTLING
+            bad.phase, bad.seen = Phase.SETTLING, {"error": str(exc)}
             self._inflight.settle(bad, self._judge.decide(bad, Unreadable("malformed", str(exc))))
             return None
         return ClaimedJob(keys, worker, message, job_id, rank)

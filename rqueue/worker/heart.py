@@ -1,4 +1,4 @@
-"""The heart beats by itself: a thread renews the lease, so that a task that blocks the event loop does not cost its jobs.
+"""The heart beats by itself: a thread renews the lease, so that a task that blocks the event loop costs no job.
 
 It names what blocks the loop for longer than a second, and stops when the loop has not moved for ``max_loop_stall_s``:
 then the lease runs out and the jobs go elsewhere.
@@ -108,7 +108,7 @@ class Heart:
             self._signals.fetch.set()
 
     def _name_blocker(self, stalled_s: float) -> None:
-        frame = sys._current_frames().get(self._loop_thread)
+        frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - the documented way to another thread's stack
         stack = "".join(traceback.format_stack(frame)[-4:]) if frame is not None else ""
         event(
             logging.WARNING,

@@ -42,6 +42,7 @@ class ClaimedJob:
         started_s, started_ms: when it started, on this machine's clock of elapsed time, and on Redis's.
         task: the running asyncio task.
         is_interrupted: this worker cancelled it to shut down.
+        seen: what log lines say of it beside its id: task, seconds, error.
     """
 
     keys: QueueKeys
@@ -55,6 +56,7 @@ class ClaimedJob:
     started_ms: int | None = None
     task: asyncio.Task[None] | None = None
     is_interrupted: bool = False
+    seen: dict[str, Any] = field(default_factory=dict)
 
     @property
     def level(self) -> int:
@@ -87,6 +89,9 @@ class Inflight:
     Args:
         slots: jobs that run at once.
         most: jobs that are held and run at most, together.
+
+    Attributes:
+        exclusive: the job that must run with nothing else in the process, while there is one.
     """
 
     def __init__(self, slots: int, most: int) -> None:
@@ -99,6 +104,7 @@ class Inflight:
         self._number = count()
         self._held_count = 0
         self.running = 0
+        self.exclusive: ClaimedJob | None = None
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -113,11 +119,13 @@ class Inflight:
 
     @property
     def free_slots(self) -> int:
-        """Jobs that could start now beyond those that are held."""
-        return self.slots - self.running - self._held_count
+        """Jobs that could start now beyond those that are held; none while one must run alone."""
+        return 0 if self.exclusive is not None else self.slots - self.running - self._held_count
 
     def room(self) -> int:
         """How many more may be claimed: what can start now, and what the measured pace allows beside it."""
+        if self.exclusive is not None:
+            return 0
         allowed = max(self.slots - self.running, 0) + self.pace.allowance(elapsed_s())
         return min(allowed, self.most - self.running) - self._held_count
 
@@ -143,8 +151,13 @@ class Inflight:
 
     def put_back(self, job: ClaimedJob) -> None:
         """A job that took a slot and did not start is held again."""
-        job.phase = Phase.HELD
         self.running -= 1
+        self._open_to_others(job)
+        self.hold_again(job)
+
+    def hold_again(self, job: ClaimedJob) -> None:
+        """A job that was taken out is held again."""
+        job.phase = Phase.HELD
         self.hold(job)
 
     def end(self, job: ClaimedJob, settlement: Settlement) -> None:
@@ -152,6 +165,7 @@ class Inflight:
         now = elapsed_s()
         self.running -= 1
         self.pace.ended(now - job.started_s, now)
+        job.seen["seconds"] = round(now - job.started_s, 4)
         self.settle(job, settlement)
         self.signals.execute.set()
         self.signals.fetch.set()
@@ -161,6 +175,7 @@ class Inflight:
         if job.phase is Phase.HELD:
             self._held_count -= 1
         job.phase = Phase.SETTLING
+        self._open_to_others(job)
         self._jobs.add(job)
         self.outbox.append((job, settlement, None))
         self.signals.settle.set()
@@ -177,8 +192,13 @@ class Inflight:
         if job.phase is Phase.HELD:
             self._held_count -= 1
         job.phase = Phase.GONE
+        self._open_to_others(job)
         self._jobs.discard(job)
         self.signals.fetch.set()
+
+    def _open_to_others(self, job: ClaimedJob) -> None:
+        if self.exclusive is job:
+            self.exclusive = None
 
     def take_held(self, excess: int | None = None) -> list[ClaimedJob]:
         """Take out held jobs to give them back, the last to start first; all, or so many."""
@@ -206,4 +226,7 @@ class Inflight:
 
 def describe(job: ClaimedJob) -> dict[str, Any]:
     """A job's fields for a log line."""
-    return {"id": job.id, "queue": job.keys.name, "priority": None if job.level == MAIN else job.level}
+    about: dict[str, Any] = {"id": job.id, "queue": job.keys.name, "worker": job.worker}
+    if job.level != MAIN:
+        about["priority"] = job.level
+    return about | job.seen

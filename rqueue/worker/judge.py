@@ -56,21 +56,10 @@ class Judge:
         match outcome:
             case Succeeded(result):
                 return self._succeeded(job, result, call, options)
-            case WantsRetry(signal, failure):
-                limit = self._limit(call, options) if signal.max_retries is ... else signal.max_retries
-                if may_retry(job.message.header.retries, limit):
-                    delay_s = seconds(options.default_retry_delay) if signal.defer is None else signal.defer
-                    return self._retried(job, failure, delay_s, call)
-                failure = failure or Failure(
-                    MaxRetriesExceeded.__name__, f"{job.id}: no retry left after {job.message.header.retries}"
-                )
-                return self.failed(job, failure, "failed", call, options)
-            case Failed(error, failure):
-                if isinstance(error, options.autoretry_for) and may_retry(
-                    job.message.header.retries, self._limit(call, options)
-                ):
-                    return self._retried(job, failure, self._automatic_delay_s(job, options), call)
-                return self.failed(job, failure, "failed", call, options)
+            case WantsRetry():
+                return self._asked_to_retry(job, outcome, call, options)
+            case Failed():
+                return self._raised(job, outcome, call, options)
             case Expired():
                 failure = Failure("JobExpired", "it could not be started in time")
                 return Ack(self._record(State.REVOKED, job, call, failure=failure), self.ttl(options))
@@ -78,6 +67,9 @@ class Judge:
                 return self._unknown(job, task)
             case Unreadable(reason, text):
                 return self.failed(job, Failure("MalformedMessage", text), reason)
+            case Interrupted() if job.is_settled_early:
+                text = "the worker stopped while it ran, and a job with acks_late=False runs at most once"
+                return self.failed(job, Failure("Interrupted", text), "failed", call, options)
             case Interrupted():
                 return Release()
 
@@ -119,6 +111,24 @@ class Judge:
         if options.ignore_result:
             return Ack(self._record(State.SUCCESS, job, call), "0")
         return Ack(self._record(State.SUCCESS, job, call, result=result), self.ttl(options))
+
+    def _asked_to_retry(
+        self, job: ClaimedJob, outcome: WantsRetry, call: Call | None, options: TaskOptions
+    ) -> Settlement:
+        signal, retries = outcome.signal, job.message.header.retries
+        limit = self._limit(call, options) if signal.max_retries is ... else signal.max_retries
+        if may_retry(retries, limit):
+            delay_s = seconds(options.default_retry_delay) if signal.defer is None else signal.defer
+            return self._retried(job, outcome.failure, delay_s, call)
+        failure = outcome.failure or Failure(MaxRetriesExceeded.__name__, f"no retry left after {retries}")
+        return self.failed(job, failure, "failed", call, options)
+
+    def _raised(self, job: ClaimedJob, outcome: Failed, call: Call | None, options: TaskOptions) -> Settlement:
+        if isinstance(outcome.error, options.autoretry_for) and may_retry(
+            job.message.header.retries, self._limit(call, options)
+        ):
+            return self._retried(job, outcome.failure, self._automatic_delay_s(job, options), call)
+        return self.failed(job, outcome.failure, "failed", call, options)
 
     def _retried(self, job: ClaimedJob, failure: Failure | None, delay_s: float, call: Call | None) -> Defer:
         message = job.message.changed(retries=job.message.header.retries + 1, id=job.id)

@@ -1,4 +1,7 @@
-"""One run of one job: from its message to an outcome. It touches no storage, and nothing that a task raises gets past it."""
+"""One run of one job: from its message to an outcome.
+
+It touches no storage, and nothing that a task raises gets past it.
+"""
 
 from __future__ import annotations
 
@@ -133,5 +136,5 @@ async def _in_thread(
     if error is None:
         return value
     if isinstance(error, StopIteration):
-        raise RuntimeError(f"the task raised StopIteration: {error}") from error
+        raise RuntimeError(f"the task raised StopIteration: {error}") from error  # noqa: TRY004 - as in a coroutine
     raise error

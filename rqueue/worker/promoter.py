@@ -1,4 +1,4 @@
-"""Moves scheduled jobs to their lists when they are due. Every worker does; the script sees to it that each goes once."""
+"""Moves scheduled jobs to their lists when they are due. Every worker does; the script moves each only once."""
 
 from __future__ import annotations
 

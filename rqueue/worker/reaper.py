@@ -11,13 +11,13 @@ from rqueue.broker.broker import Broker, Done
 from rqueue.config import Limits
 from rqueue.errors import BrokerError, MalformedMessage, WorkerLost
 from rqueue.log import event
-from rqueue.policy.redelivery import redeliver
+from rqueue.policy.redelivery import Redelivery, redeliver
 from rqueue.wire.keys import QueueKeys
 from rqueue.wire.message import Message
 from rqueue.wire.record import Failure, Letter, Record
 from rqueue.wire.state import State
 
-REAP_AT_ONCE = 100
+REAP_AT_ONCE = 50
 
 
 class Reaper:
@@ -54,6 +54,8 @@ class Reaper:
 
     async def tick(self) -> int:
         """One look; how many messages were moved. A worker is reaped when two looks in a row find its lease run out."""
+        for keys in self._queues:
+            await self._broker.announce(keys.name)
         overdue = {(keys.name, worker): keys for keys in self._queues for worker in await self._broker.overdue(keys)}
         self._cursor, orphans = await self._broker.orphans(self._queues, self._cursor)
         moved = 0
@@ -87,7 +89,7 @@ class Reaper:
                 event(logging.WARNING, "worker reaped", queue=keys.name, worker=worker, jobs=moved)
                 return moved
 
-    def _fate(self, raw: bytes, started: set[str]):  # type: ignore[no-untyped-def]
+    def _fate(self, raw: bytes, started: set[str]) -> Redelivery | None:
         try:
             message = Message.parse(raw)
         except MalformedMessage:

@@ -114,7 +114,7 @@ class Settler:
             self._inflight.signals.settle.set()
 
     async def _send(self, lane: int, batch: list[Item]) -> None:
-        """Send one batch until Redis has answered: the jobs stay claimed until then, whatever happens to the network."""
+        """Send one batch until Redis has answered: the jobs stay claimed until then."""
         self._number += 1
         number, pause = self._number, _FIRST_PAUSE_S
         while True:
@@ -188,21 +188,23 @@ class Settler:
             self._inflight.gone(job)
         if not owned:
             self.lost += 1
-            event(logging.WARNING, "claim lost", **describe(job), worker=job.worker, was=_name(settlement))
+            event(logging.WARNING, "claim lost", **describe(job), was=_name(settlement).lower())
             return
         if mark == ord("2"):
             self.dropped += 1
             event(logging.WARNING, "redis is full, result dropped", **describe(job))
-        level = {"Bury": logging.ERROR, "Defer": logging.WARNING}.get(_name(settlement), logging.INFO)
-        event(level, _WORDS[_name(settlement)], **describe(job), worker=job.worker)
+        level, text = _WORDS[_name(settlement)]
+        if isinstance(settlement, Ack) and "error" in job.seen:
+            level, text = logging.ERROR, "job failed"
+        event(level, text, **describe(job))
 
 
 _WORDS = {
-    "Ack": "job done",
-    "Bury": "job failed",
-    "Defer": "job deferred",
-    "Release": "job released",
-    "Track": "tracked",
+    "Ack": (logging.INFO, "job done"),
+    "Bury": (logging.ERROR, "job failed"),
+    "Defer": (logging.WARNING, "job deferred"),
+    "Release": (logging.INFO, "job released"),
+    "Track": (logging.DEBUG, "job tracked"),
 }
 
 

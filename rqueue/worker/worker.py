@@ -28,7 +28,7 @@ from rqueue.worker.heart import Heart
 from rqueue.worker.inflight import ClaimedJob, Inflight, Phase
 from rqueue.worker.judge import Judge
 from rqueue.worker.lease import Lease, this_host
-from rqueue.worker.outcome import Release
+from rqueue.worker.outcome import Interrupted
 from rqueue.worker.promoter import Promoter
 from rqueue.worker.reaper import Reaper
 from rqueue.worker.schedule import Schedule
@@ -88,8 +88,10 @@ class Worker:
             await self._main
 
     def stop(self) -> None:
-        """Begin to stop: claim nothing more, give back what has not started, let what runs end; a second call
-        does not wait for what runs, and gives it back as well."""
+        """Begin to stop: claim nothing more, give back what has not started, let what runs end.
+
+        A second call does not wait for what runs, and gives it back as well.
+        """
         if self._stopping.is_set():
             self._stop_now.set()
         self._stopping.set()
@@ -152,7 +154,7 @@ class Worker:
         client, config, inflight, lease, queues = self._client, self._config, self._inflight, self._lease, self._queues
         limits, signals = client.config.limits, inflight.signals
         self._broker = broker = Broker(client.endpoint, client.keys)
-        judge = Judge(limits, config, broker.clock.now_ms)
+        self._judge = judge = Judge(limits, config, broker.clock.now_ms)
         schedule = Schedule(signals.promote)
         self._heart = Heart(client.endpoint, queues, lease, signals, self._card, config.max_loop_stall_s)
         self._settler = Settler(broker, inflight, limits, judge)
@@ -164,11 +166,8 @@ class Worker:
     async def _finish(self) -> None:
         """Claimed and unstarted jobs go back first; then what runs may end, as long as it is given time."""
         event(logging.INFO, "worker stopping", worker=self.id, running=self.running, held=self.held)
-        self._executor.is_stopping = True
-        try:
-            await self._fetcher.stop()
-        except BrokerError as exc:
-            event(logging.WARNING, "fetching stopped without redis", worker=self.id, error=str(exc))
+        await self._fetcher.stop()
+        await self._executor.stop()
         self._give_back(self._inflight.take_held())
         await self._wait_for_running(self._config.shutdown_timeout_s)
         for job in self._inflight.of(Phase.RUNNING):
@@ -181,10 +180,7 @@ class Worker:
 
     def _give_back(self, jobs: list[ClaimedJob]) -> None:
         for job in jobs:
-            if job.is_settled_early:
-                self._inflight.gone(job)
-            else:
-                self._inflight.settle(job, Release())
+            self._inflight.settle(job, self._judge.decide(job, Interrupted()))
 
     async def _wait_for_running(self, timeout_s: float) -> None:
         """Wait until nothing runs, or the time is up, or a second stop comes."""
