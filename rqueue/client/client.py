@@ -19,7 +19,7 @@ from rqueue.client.registry import Registry, default_name
 from rqueue.client.session import Session
 from rqueue.client.task import BoundDecorator, Decorator, Signature, Task
 from rqueue.config import AppConfig
-from rqueue.errors import BrokerUnavailable, JobNotFound, MessageTooLarge, WaitTimeout
+from rqueue.errors import BrokerUnavailable, ConfigError, JobNotFound, MessageTooLarge, WaitTimeout
 from rqueue.policy.clock import RedisClock
 from rqueue.policy.routing import choose_priority, choose_queue
 from rqueue.wire.keys import MAIN, Keys, QueueKeys
@@ -54,7 +54,8 @@ class Client:
 
     # Tasks
 
-    @overload
+    # mypy does not see that **options: Any accepts what an unpacked TypedDict holds.
+    @overload  # type: ignore[misc]
     def task(self, function: Callable[P, Awaitable[R]], /) -> Task[P, R]: ...
     @overload
     def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
@@ -62,17 +63,20 @@ class Client:
     def task(self, *, bind: Literal[True], **options: Unpack[TaskKwargs]) -> BoundDecorator: ...
     @overload
     def task(self, *, bind: Literal[False] = False, **options: Unpack[TaskKwargs]) -> Decorator: ...
-    def task(self, function: Callable[..., Any] | None = None, /, *, bind: bool = False, **options: Any) -> Any:
+    def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Register a function as a task, as ``@app.task`` or ``@app.task(option=…)``.
 
         Args:
             function: the function: a coroutine function runs on the event loop, any other in a thread.
-            bind: give the function a :class:`~rqueue.client.context.Context` as its first argument.
-            **options: see :class:`~rqueue.client.options.TaskOptions`.
+            **options: ``bind=True`` gives the function a :class:`~rqueue.client.context.Context` as its first
+                argument; for the others see :class:`~rqueue.client.options.TaskOptions`.
 
         Raises:
             ConfigError: an option is unknown or wrong, or the name is taken.
         """
+        bind = options.pop("bind", False)
+        if not isinstance(bind, bool):
+            raise ConfigError(f"bind {bind!r}: True or False")
         defaults = TaskOptions.of(options)
 
         def register(function: Callable[..., Any]) -> Task[Any, Any]:

@@ -25,7 +25,8 @@ class JobInfo:
     Attributes:
         id: its id.
         queue: its queue.
-        state: PENDING (waiting, scheduled or running), STARTED (only where it is tracked), RETRY, SUCCESS, FAILURE, REVOKED.
+        state: PENDING (waiting, scheduled or running), STARTED (only where it is tracked), RETRY, SUCCESS, FAILURE or
+            REVOKED.
         task: the task's name, once a worker has written something of it.
         result: the value, in state SUCCESS.
         error: ``Type: text`` of the error, in FAILURE, RETRY and REVOKED.

@@ -92,14 +92,15 @@ class TaskOptions:
     dead_letter: bool = True
 
     def __post_init__(self) -> None:
-        if self.name is not None and (not isinstance(self.name, str) or not self.name):
-            raise ConfigError(f"name {self.name!r}: a task's name is a string that is not empty")
+        name: object = self.name
+        if name is not None and (not isinstance(name, str) or not name):
+            raise ConfigError(f"name {name!r}: a task's name is a string that is not empty")
         _check_common(self)
         if self.expires is not None:
             positive("expires", seconds(self.expires))
         if seconds(self.default_retry_delay) < 0:
             raise ConfigError(f"default_retry_delay {self.default_retry_delay!r}: seconds, 0 or more")
-        errors = self.autoretry_for
+        errors: object = self.autoretry_for
         if not isinstance(errors, tuple) or not all(
             isinstance(e, type) and issubclass(e, BaseException) for e in errors
         ):
@@ -107,9 +108,9 @@ class TaskOptions:
         if not isinstance(self.retry_backoff, bool):
             positive("retry_backoff", self.retry_backoff)
         positive("retry_backoff_max", seconds(self.retry_backoff_max))
-        for name in ("retry_jitter", "acks_late", "ignore_result", "track_started", "dead_letter"):
-            if not isinstance(value := getattr(self, name), bool):
-                raise ConfigError(f"{name} {value!r}: True or False")
+        for flag in ("retry_jitter", "acks_late", "ignore_result", "track_started", "dead_letter"):
+            if not isinstance(value := getattr(self, flag), bool):
+                raise ConfigError(f"{flag} {value!r}: True or False")
         if self.result_ttl is not INHERIT:
             check_ttl("result_ttl", None if self.result_ttl is None else seconds(self.result_ttl))
 
@@ -235,7 +236,7 @@ def _check_common(options: TaskOptions | CallOptions) -> None:
         check_queue_name(options.queue)
     if options.priority is not None:
         check_priority(options.priority)
-    limit = options.max_retries
+    limit: object = options.max_retries
     if (
         limit is not None
         and limit is not INHERIT

@@ -37,7 +37,7 @@ class Registry:
     def find(self, name: str) -> Task[Any, Any] | None:
         """The task of that name, or the only one whose last part is that name."""
         task = self._tasks.get(name)
-        if task is None and "." not in name and len(names := self._bare.get(name, ())) == 1:
+        if task is None and "." not in name and len(names := self._bare.get(name, [])) == 1:
             task = self._tasks[names[0]]
         return task
 

@@ -167,7 +167,7 @@ def _checker(name: str, function: Callable[..., Any], bind: bool) -> Callable[[A
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # a builtin that does not say
-        return lambda args, kwargs: None
+        return lambda _args, _kwargs: None
     parameters = list(signature.parameters.values())
     if bind:
         if not parameters or parameters[0].kind not in (
