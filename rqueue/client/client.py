@@ -55,7 +55,7 @@ class Client:
     # Tasks
 
     # mypy does not see that **options: Any accepts what an unpacked TypedDict holds.
-    @overload  # type: ignore[misc]
+    @overload
     def task(self, function: Callable[P, Awaitable[R]], /) -> Task[P, R]: ...
     @overload
     def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
@@ -63,7 +63,7 @@ class Client:
     def task(self, *, bind: Literal[True], **options: Unpack[TaskKwargs]) -> BoundDecorator: ...
     @overload
     def task(self, *, bind: Literal[False] = False, **options: Unpack[TaskKwargs]) -> Decorator: ...
-    def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:  # type: ignore[misc]
         """Register a function as a task, as ``@app.task`` or ``@app.task(option=…)``.
 
         Args:

@@ -1,0 +1,64 @@
+"""Exit codes that scripts can rely on, and the one line on stderr that goes with each."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final, NoReturn
+
+import typer
+
+from rqueue.errors import (
+    BrokerError,
+    ConfigError,
+    JobError,
+    JobNotFound,
+    MessageTooLarge,
+    MissingDependency,
+    RQueueError,
+    WaitTimeout,
+)
+
+
+class Code(IntEnum):
+    """What a command's exit code says."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    REDIS = 3
+    NOT_FOUND = 4
+    TIMEOUT = 5
+    INTERRUPTED = 130
+
+
+MEANINGS: Final = (
+    "Exit codes: 0 success, 1 the job failed (or the answer was no), 2 wrong usage or configuration, "
+    "3 Redis cannot be reached or refuses, 4 not found, 5 the job has not ended (in time)."
+)
+"""For the help of every command."""
+
+# The first that fits counts: a subclass stands before its parent.
+_CODES: Final[tuple[tuple[type[RQueueError], Code], ...]] = (
+    (JobNotFound, Code.NOT_FOUND),
+    (WaitTimeout, Code.TIMEOUT),
+    (JobError, Code.FAILED),
+    (BrokerError, Code.REDIS),
+    (ConfigError, Code.USAGE),
+    (MissingDependency, Code.USAGE),
+    (MessageTooLarge, Code.USAGE),
+)
+
+
+def code_of(error: RQueueError) -> Code:
+    """The exit code that an error stands for."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), Code.FAILED)
+
+
+def fail(text: str, code: Code) -> NoReturn:
+    """Say in one line on stderr what went wrong, and end the command.
+
+    Raises:
+        typer.Exit: always.
+    """
+    typer.echo(f"rqueue: {text}", err=True)
+    raise typer.Exit(code)
