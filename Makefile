@@ -6,7 +6,7 @@ READY := .venv/.ready
 PYTHONS := python3.14 python3.13 python3.12 python3.11 python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check format lock clean
+.PHONY: help demo test lint types check bench format lock clean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +25,9 @@ types: $(READY) ## check types
 	@$(BIN)/mypy
 
 check: lint types test ## what CI runs: lint, types and tests
+
+bench: $(READY) ## measure the engine beside what Redis and Python allow
+	@$(BIN)/python benchmarks/engine.py $(ARGS)
 
 format: $(READY) ## format the code and fix what can be fixed
 	@$(BIN)/ruff format .
