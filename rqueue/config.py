@@ -55,9 +55,9 @@ class Limits:
     enqueue_timeout_s: float = 10.0
 
     def __post_init__(self) -> None:
-        positive("max_message_bytes", self.max_message_bytes)
+        whole("max_message_bytes", self.max_message_bytes, 1)
         check_ttl("result_ttl", self.result_ttl_s)
-        positive("dead_max", self.dead_max)
+        whole("dead_max", self.dead_max, 1)
         positive("dead_ttl", self.dead_ttl_s)
         positive("enqueue_timeout", self.enqueue_timeout_s, maximum=60)
 
@@ -94,6 +94,8 @@ class WorkerConfig:
     block_s: float = 4.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.queues, str | bytes) or not isinstance(self.queues, Sequence):
+            raise ConfigError(f"queues {self.queues!r}: a list of queues' names")
         for queue in self.queues:
             check_queue_name(queue)
         whole("concurrency", self.concurrency, 1)
@@ -102,12 +104,14 @@ class WorkerConfig:
                 "prefetch_multiplier 0: there is no 'no limit' here (Celery's 0); 1 holds only what can start now"
             )
         whole("prefetch_multiplier", self.prefetch_multiplier, 1)
-        positive("lease", self.lease_s)
+        positive("lease", self.lease_s, minimum=0.01)
         whole("max_deliveries", self.max_deliveries, 1)
-        for name in ("max_loop_stall", "unknown_task", "unknown_retry", "block"):
+        positive("block", self.block_s, minimum=0.001)
+        for name in ("max_loop_stall", "unknown_task", "unknown_retry"):
             positive(name, getattr(self, f"{name}_s"))
-        if not self.shutdown_timeout_s >= 0:
-            raise ConfigError(f"shutdown_timeout {self.shutdown_timeout_s!r}: seconds, 0 or more")
+        stop: object = self.shutdown_timeout_s
+        if isinstance(stop, bool) or not isinstance(stop, int | float) or not stop >= 0:
+            raise ConfigError(f"shutdown_timeout {stop!r}: seconds, 0 or more")
 
     @property
     def heartbeat_s(self) -> float:
@@ -141,7 +145,7 @@ class AppConfig:
         return self.queues.get(name) or Queue(name)
 
 
-def positive(name: str, value: object, maximum: float | None = None) -> None:
+def positive(name: str, value: object, maximum: float | None = None, minimum: float = 0) -> None:
     """Refuse what is not a positive number.
 
     Raises:
@@ -150,6 +154,8 @@ def positive(name: str, value: object, maximum: float | None = None) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not value > 0 or value == float("inf"):  # type: ignore[operator]
         raise ConfigError(f"{name} {value!r}: a number above 0")
+    if value < minimum:  # type: ignore[operator]
+        raise ConfigError(f"{name} {value!r}: at least {minimum}")
     if maximum is not None and value > maximum:  # type: ignore[operator]
         raise ConfigError(f"{name} {value!r}: at most {maximum}")
 
@@ -170,6 +176,6 @@ def check_ttl(name: str, value: object) -> None:
     Raises:
         ConfigError: it is not.
     """
-    if value is None or value == 0:
+    if value is None or (value == 0 and not isinstance(value, bool)):
         return
     positive(name, value)

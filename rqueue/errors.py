@@ -6,7 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 
-class RQueueError(Exception):
+def _rebuild(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class _Portable(Exception):
+    """Can be pickled and copied, whatever arguments its class takes: a pool's parent must see it as it was."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class RQueueError(_Portable):
     """The root of every error that rqueue raises."""
 
 
@@ -105,6 +119,10 @@ class JobNotFound(JobError, LookupError):
         super().__init__(job_id, f"job {job_id} is not known: never enqueued, or its result is no longer kept")
 
 
+class WaitTimeout(RQueueError, TimeoutError):
+    """``result(timeout=…)`` waited that long and the job had not ended; it goes on, and can be asked again."""
+
+
 class ResultNotKept(JobError):
     """The job succeeded, and Redis was too full to keep its value."""
 
@@ -134,7 +152,7 @@ class UnknownTask(RQueueError):
 # Signals: raised by a task to steer, not to fail
 
 
-class Signal(Exception):
+class Signal(_Portable):
     """The root of what a task raises on purpose to steer its job."""
 
 
@@ -145,14 +163,20 @@ class Retry(Signal):
         defer: seconds until the next run; None takes the task's own delay.
         exc: the error that made the retry necessary, shown while the job waits.
         max_retries: overrides the task's limit for this job; Ellipsis leaves it as it is.
+
+    Raises:
+        ConfigError: a value is of the wrong kind.
     """
 
     def __init__(
         self, defer: float | None = None, *, exc: BaseException | None = None, max_retries: int | Any | None = ...
     ) -> None:
+        given: object = defer
+        if given is not None and (
+            isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < 1e10
+        ):
+            raise ConfigError(f"defer {defer!r}: seconds as a number, 0 or more")
+        if max_retries not in (None, ...) and (type(max_retries) is not int or max_retries < 0):
+            raise ConfigError(f"max_retries {max_retries!r}: None for no limit, or a whole number from 0")
         self.defer, self.exc, self.max_retries = defer, exc, max_retries
         super().__init__(f"retry in {defer} s" if defer is not None else "retry")
-
-
-class WaitTimeout(RQueueError, TimeoutError):
-    """``result(timeout=…)`` waited that long and the job had not ended; it goes on, and can be asked again."""

@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "rqueue"
 
-LAYERS = {"errors": 0, "config": 0, "wire": 0, "policy": 1, "broker": 2, "client": 3, "worker": 4}
+LAYERS = {"errors": 0, "config": 0, "log": 0, "wire": 0, "policy": 1, "broker": 2, "client": 3, "worker": 4}
 EDGE = 5  # app, cli, testing, pytest_plugin, embedded, ext, __init__, __main__: whatever LAYERS does not name
 
 REDIS_CLIENTS = {"redis", "fakeredis", "hiredis", "valkey", "lupa"}
@@ -33,6 +33,7 @@ LUA_LINES = 60
 LAZY_IMPORTS = {
     ("rqueue.app", "rqueue.worker"): "a web process never loads the worker",
     ("rqueue.broker", "fakeredis"): "the memory extra",
+    ("rqueue.pytest_plugin", "rqueue.testing"): "pytest loads plugins before it measures or rewrites anything",
     ("rqueue.cli", "rqueue.embedded"): "only the demo needs a server of its own",
     ("rqueue.cli", "uvloop"): "is not there on Windows",
     ("rqueue.worker", "uvloop"): "is not there on Windows",
@@ -319,7 +320,8 @@ def undeclared(script: Path, table: str) -> set[str]:
     ranges = [
         (int(first), int(last or first) if not dots or last else sys.maxsize)
         for line in header
-        for first, dots, last in re.findall(rf"^-- {table}\[(\d+)(\.\.+)?(\d*)\w*\]", line)
+        if re.match(r"-- (KEYS|ARGV)\[", line)
+        for first, dots, last in re.findall(rf"{table}\[(\d+)(\.\.+)?(\d*)\w*\]", line)
     ]
     variable = any(first != last for first, last in ranges)  # a computed index needs a declared range
     bad = set()

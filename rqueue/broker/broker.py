@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +23,8 @@ from rqueue.wire.message import TOKEN
 
 REPLY_TIMEOUT_S: Final = 10.0
 """A reply that takes longer breaks the connection: ten times what a healthy Redis needs for its slowest step here."""
+
+_RECORD = re.compile(rb'\{"state":"[A-Z]+"')
 
 PROMOTE_AT_ONCE: Final = 100
 PURGE_AT_ONCE: Final = 1000
@@ -207,7 +210,7 @@ class Broker:
         reply = await self._run("claim", names, (worker, _ms(lease_s), want, max_bytes, first % len(queues), *ranks))
         if reply is None:
             return None
-        now, due, *flat = reply
+        now, due, flat = reply
         self.clock.observe(now)
         messages = [Claimed(*flat[index : index + 3]) for index in range(0, len(flat), 3)]
         return Claim(None if due < 0 else due, messages)
@@ -224,6 +227,8 @@ class Broker:
         link = self._blocks.get(keys.name)
         if link is None:
             link = self._blocks[keys.name] = Link(self.endpoint.connection, timeout_s + 5, scripts=False)
+        link.reply_timeout_s = timeout_s + 5
+        timeout_s = max(timeout_s, 0.001)  # 0 would be for ever
         reply = await link.call(b"BRPOPLPUSH", keys.main, keys.processing(worker), f"{timeout_s:.3f}")
         return None if reply is None else bytes(reply)
 
@@ -240,7 +245,8 @@ class Broker:
 
     async def held(self, keys: QueueKeys, worker: str) -> list[bytes]:
         """All that stands in the worker's processing list, the last claimed first, without tokens."""
-        return [raw for raw in await self._link.call(b"LRANGE", keys.processing(worker), 0, -1) if raw != TOKEN]
+        messages = await _or_nothing(self._link.call(b"LRANGE", keys.processing(worker), 0, -1), [])
+        return [raw for raw in messages if raw != TOKEN]
 
     async def adopt(self, keys: QueueKeys, worker: str, items: Sequence[tuple[bytes, bytes, str]]) -> bytes | None:
         """Give ids to claimed messages: (bytes as claimed, bytes with the id, id). See ``adopt.lua`` for the reply."""
@@ -250,15 +256,15 @@ class Broker:
         reply = await self._run("adopt", (keys.processing(worker), keys.workers, keys.jobs), arguments)
         return None if reply is None else bytes(reply)
 
-    def start(self, keys: QueueKeys, worker: str, ids: Sequence[str]) -> Awaitable[bool]:
+    def start(self, keys: QueueKeys, worker: str, ids: Sequence[str]) -> asyncio.Task[bool]:
         """Mark claimed jobs as started; false when not registered. May be repeated.
 
         The command is on its way when this returns, in front of all later ones: :meth:`written` tells when it is in
-        the operating system's hands. The awaitable gives the reply.
+        the operating system's hands. The task gives the reply.
         """
         names, arguments = (keys.workers, keys.started(worker)), (worker, *ids)
         sent = self._link.call(b"EVALSHA", SCRIPTS["start"].sha, len(names), *names, *arguments)
-        return self._started(sent, names, arguments)
+        return asyncio.create_task(self._started(sent, names, arguments), name="rqueue start mark")
 
     async def _started(self, sent: asyncio.Future[Reply], keys: Sequence[bytes], arguments: Sequence[Argument]) -> bool:
         try:
@@ -287,6 +293,7 @@ class Broker:
         ]
         arguments: list[Argument] = [worker, lane, number]
         for job in jobs:
+            _check_done(job)
             names.append(keys.result(job.id))
             arguments += job
         reply = await self._run("ack", names, arguments)
@@ -341,6 +348,7 @@ class Broker:
         by_reaper: bool = False,
     ) -> bytes | None:
         """Move a claimed job to the dead letters; the reply is as in ``retry``. Repeatable like ``ack``."""
+        _check_done(done)
         reply = await self._run(
             "bury",
             (
@@ -404,7 +412,7 @@ class Broker:
     async def remains(self, keys: QueueKeys, worker: str, limit: int) -> tuple[list[bytes], set[str]]:
         """What a dead worker left: up to so many messages, the last claimed first, and the ids that had started."""
         messages, started = await asyncio.gather(
-            self._link.call(b"LRANGE", keys.processing(worker), 0, limit - 1),
+            _or_nothing(self._link.call(b"LRANGE", keys.processing(worker), 0, limit - 1), []),
             self._link.call(b"SMEMBERS", keys.started(worker)),
         )
         return [raw for raw in messages if raw != TOKEN], {name.decode() for name in started}
@@ -470,7 +478,8 @@ class Broker:
 
     async def discard(self, keys: QueueKeys, ids: Sequence[str]) -> int:
         """Throw dead letters away; how many there were."""
-        return int(await self._run("discard", (keys.dead, keys.letters), ids)) if ids else 0
+        chunks = [ids[start : start + 1000] for start in range(0, len(ids), 1000)]
+        return sum([int(await self._run("discard", (keys.dead, keys.letters), chunk)) for chunk in chunks])
 
     async def purge(self, keys: QueueKeys) -> int:
         """Throw away up to 1,000 waiting jobs; how many were."""
@@ -507,22 +516,22 @@ class Broker:
         """How much the queue holds."""
         lists = [self._link.call(b"LLEN", name) for name in keys.lists]
         rest = [
-            self._link.call(b"LINDEX", keys.main, -1),
+            self._link.call(b"LPOS", keys.main, TOKEN, b"RANK", -1, b"COUNT", 0, b"MAXLEN", 1000),
             self._link.call(b"ZCARD", keys.scheduled),
             self._link.call(b"ZCARD", keys.dead),
             self._link.call(b"HGETALL", keys.counts),
             self._link.call(b"ZRANGE", keys.workers, 0, -1),
         ]
         waiting = await _all(lists)
-        last, scheduled, dead, counts, workers = await _all(rest)
-        if last == TOKEN:
-            waiting[MAIN] -= 1
-        held = await _all([self._link.call(b"LLEN", keys.processing(worker.decode())) for worker in workers])
-        tokens = await _all([self._link.call(b"LINDEX", keys.processing(worker.decode()), 0) for worker in workers])
+        tokens, scheduled, dead, counts, workers = await _all(rest)
+        waiting[MAIN] -= len(tokens)
+        processing = [keys.processing(worker.decode()) for worker in workers]
+        held = await asyncio.gather(*(_or_nothing(self._link.call(b"LLEN", name), 0) for name in processing))
+        heads = await asyncio.gather(*(_or_nothing(self._link.call(b"LINDEX", name, 0), None) for name in processing))
         return Sizes(
             waiting=tuple(waiting),
             scheduled=scheduled,
-            running=sum(held) - sum(token == TOKEN for token in tokens),
+            running=sum(held) - sum(head == TOKEN for head in heads),
             dead=dead,
             workers=len(workers),
             counts={counts[index].decode(): int(counts[index + 1]) for index in range(0, len(counts), 2)},
@@ -576,6 +585,24 @@ async def _all(calls: Sequence[asyncio.Future[Reply]]) -> list[Any]:
         if isinstance(reply, BaseException):
             raise reply
     return replies
+
+
+async def _or_nothing(call: asyncio.Future[Reply], nothing: Reply) -> Reply:
+    """The reply, or nothing where a tombstone has taken a processing list's place."""
+    try:
+        return await call
+    except BrokerUnavailable:
+        raise
+    except BrokerError as exc:
+        if "WRONGTYPE" in str(exc):
+            return nothing
+        raise
+
+
+def _check_done(job: Done) -> None:
+    """Refuse what would fail in the middle of a script: scripts do not roll back."""
+    if not (job.ttl == "" or (job.ttl.isascii() and job.ttl.isdigit())) or not _RECORD.match(job.record):
+        raise BrokerError(f"job {job.id}: a record begins with its state, and is kept for whole seconds ({job.ttl!r})")
 
 
 def _ms(seconds: float) -> int:

@@ -5,9 +5,9 @@ redis-py's silent retries are off: it would run a command twice when only the re
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import redis
 import redis.asyncio
@@ -28,6 +28,9 @@ _SCHEMES = {
     "valkeys": "rediss",
     "memory": "memory",
 }
+# A place without credentials: host, port, path and options, or a socket's path.
+_PLAIN = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]*)(:\d{1,5})?(/[^?#@:]*)?(\?[^#@]*)?")
+_USER = re.compile(r"[A-Za-z0-9._-]*:")
 _memory_servers: dict[str, Any] = {}
 _memory_lock = threading.Lock()
 
@@ -45,7 +48,7 @@ class Endpoint:
     """
 
     def __init__(self, url: str) -> None:
-        scheme = urlsplit(url).scheme
+        scheme = url.partition("://")[0].lower()
         if scheme not in _SCHEMES:
             raise ConfigError(
                 f"url {redacted(url)!r}: needs one of redis://, rediss://, unix://, valkey://, valkeys://, memory://"
@@ -63,8 +66,12 @@ class Endpoint:
                     url, retry=AsyncRetry(NoBackoff(), 0), **options
                 )
                 self._sync_pool = redis.ConnectionPool.from_url(url, retry=SyncRetry(NoBackoff(), 0), **options)
-        except ValueError as exc:
-            raise ConfigError(f"url {self.shown!r}: {exc}") from None
+        except ValueError:
+            # Its text is not shown: it may quote the password.
+            raise ConfigError(
+                f"url {self.shown!r}: malformed; write redis://user:password@host:port/db, "
+                "with / ? # and @ in the password percent-encoded"
+            ) from None
 
     def connection(self) -> AsyncConnection:
         """A new, unconnected connection for an event loop."""
@@ -80,17 +87,16 @@ class Endpoint:
 
 
 def redacted(url: str) -> str:
-    """The URL without its password and without its query, for logs and errors."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        if parts.port is not None:
-            host += f":{parts.port}"
-    except ValueError:
-        return url.partition(":")[0] + "://…"
-    if parts.username or parts.password:
-        host = f"{parts.username or ''}:***@{host}"
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+    """The URL without password and query, for logs and errors, whatever is wrong with it."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or not scheme.isalnum():
+        return "…"
+    # A password may hold any of / ? # @ where somebody forgot to escape it: nothing before the last @ is shown.
+    _, at, host = rest.rpartition("@")
+    if not at and any(mark in rest for mark in ":?#") and not _PLAIN.fullmatch(rest):
+        return f"{scheme}://…"
+    user = rest.partition(":")[0] if _USER.match(rest) else ""
+    return f"{scheme}://{user + ':***@' if at else ''}{host.partition('?')[0]}"
 
 
 def _memory_pools(url: str, options: dict[str, Any]) -> tuple[Any, Any]:

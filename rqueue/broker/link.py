@@ -22,6 +22,13 @@ from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, ReplyLost
 Reply = Any
 Argument = bytes | str | int
 
+_NOT_READY_TYPES = (
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.MasterDownError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.TryAgainError,
+)
+_REDISCOVER_TYPES = (redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError)
 # The server is there but not able to: nothing happened, and it may be asked again.
 _NOT_READY = (
     "LOADING",
@@ -49,9 +56,14 @@ def translate(error: BaseException) -> BrokerError:
         return NoScript(text)
     if "OOM command not allowed" in text or isinstance(error, redis.exceptions.OutOfMemoryError):
         return BrokerFull("Redis is at its maxmemory and refuses to store more; nothing was changed")
-    if text.startswith(_NOT_READY) or isinstance(error, redis.exceptions.ReadOnlyError):
+    if text.startswith(_NOT_READY) or isinstance(error, _NOT_READY_TYPES):
         return BrokerUnavailable(f"Redis is not ready: {text}")
     return BrokerError(text)
+
+
+def is_elsewhere(error: BaseException) -> bool:
+    """True when the error says that another server is the one to ask: drop the connection and look again."""
+    return isinstance(error, _REDISCOVER_TYPES) or str(error).startswith(_REDISCOVER)
 
 
 class Link:
@@ -67,13 +79,14 @@ class Link:
         self, connect: Callable[[], AbstractConnection], reply_timeout_s: float, *, scripts: bool = True
     ) -> None:
         self._new_connection = connect
-        self._reply_timeout_s = reply_timeout_s
+        self.reply_timeout_s = reply_timeout_s
         self._scripts = scripts
         self._connection: AbstractConnection | None = None
         self._outbox: list[tuple[Sequence[Argument], asyncio.Future[Reply]]] = []
         self._pending: deque[asyncio.Future[Reply]] = deque()
-        self._has_pending = asyncio.Event()
-        self._written: asyncio.Future[None] | None = None
+        self._written: list[asyncio.Future[None]] = []
+        self._watch: asyncio.TimerHandle | None = None
+        self._moved_s = 0.0
         self._writer: asyncio.Task[None] | None = None
         self._reader: asyncio.Task[None] | None = None
         self._closed = False
@@ -110,15 +123,18 @@ class Link:
         Raises:
             BrokerUnavailable: it could not be.
         """
-        if not self._outbox:
+        if self._writer is None:
             return
-        if self._written is None:
-            self._written = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._written)
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._written.append(written)
+        await written
 
     async def close(self) -> None:
         """Close the connection; what has no reply yet fails."""
         self._closed = True
+        if self._watch is not None:
+            self._watch.cancel()
+        self._fail_unsent(BrokerUnavailable("the connection to Redis was closed"))
         for task in (self._writer, self._reader):
             if task is not None:
                 task.cancel()
@@ -138,17 +154,12 @@ class Link:
             while self._outbox:
                 connection = self._connection or await self._open()
                 batch, self._outbox = self._outbox, []
-                written, self._written = self._written, None
-                live = [(command, future) for command, future in batch if not future.done()]
-                packed = connection.pack_commands([command for command, _ in live])
-                self._pending.extend(future for _, future in live)
-                self._has_pending.set()
-                try:
-                    await connection.send_packed_command(packed, check_health=False)
-                finally:
-                    if written is not None and not written.done():
-                        # One turn of the loop later: uvloop hands bytes to the system at the end of a turn.
-                        asyncio.get_running_loop().call_soon(_resolve, written)
+                packed = self._pack(connection, [each for each in batch if not each[1].done()])
+                await connection.send_packed_command(packed, check_health=False)
+            written, self._written = self._written, []
+            for future in written:
+                # One turn of the loop later: uvloop hands bytes to the system at the end of a turn.
+                asyncio.get_running_loop().call_soon(_resolve, future)
         except (redis.exceptions.RedisError, OSError, BrokerError) as exc:
             self._fail_unsent(BrokerUnavailable(f"Redis cannot be reached: {exc}"))
             self.reset()
@@ -158,10 +169,38 @@ class Link:
         finally:
             self._writer = None
 
+    def _pack(
+        self, connection: AbstractConnection, batch: list[tuple[Sequence[Argument], asyncio.Future[Reply]]]
+    ) -> list[bytes]:
+        """The batch's bytes; its futures are pending from now on, but for what cannot be packed."""
+        if not self._pending:
+            self._moved_s = asyncio.get_running_loop().time()
+            self._watch_replies()
+        try:
+            packed = connection.pack_commands([command for command, _ in batch])
+        except Exception as exc:  # noqa: BLE001 - one caller's argument, whatever it is, must not stop the others
+            if len(batch) == 1:
+                _fail(batch[0][1], BrokerError(f"an argument cannot be sent to Redis: {exc}"))
+                return []
+            return [chunk for each in batch for chunk in self._pack(connection, [each])]
+        self._pending.extend(future for _, future in batch)
+        return packed
+
+    def _watch_replies(self) -> None:
+        """Break a connection on which no reply has come for too long while some are due."""
+        loop = asyncio.get_running_loop()
+        if self._watch is not None:
+            self._watch.cancel()
+        left_s = self._moved_s + self.reply_timeout_s - loop.time()
+        if left_s <= 0 and self._pending:
+            self.reset()
+        elif self._pending or left_s > 0:
+            self._watch = loop.call_later(max(left_s, 0.01), self._watch_replies)
+
     async def _open(self) -> AbstractConnection:
         connection = self._new_connection()
         try:
-            async with asyncio.timeout(self._reply_timeout_s):
+            async with asyncio.timeout(self.reply_timeout_s):
                 await connection.connect()  # type: ignore[no-untyped-call]
                 setup: list[tuple[Argument, ...]] = [(b"CLIENT", b"ID")]
                 if self._scripts:
@@ -178,21 +217,20 @@ class Link:
         return connection
 
     async def _read(self, connection: AbstractConnection) -> None:
-        cause: BaseException | str = "closed"
+        cause: BaseException | str = "closed, or no reply in time"
+        loop = asyncio.get_running_loop()
         try:
             while True:
-                if not self._pending:
-                    self._has_pending.clear()
-                    await self._has_pending.wait()
+                # Also while nothing is due: so a connection that dies idle is noticed, and not used for a command.
                 try:
-                    async with asyncio.timeout(self._reply_timeout_s):
-                        reply = await connection.read_response()
+                    reply = await connection.read_response()
                 except redis.exceptions.ResponseError as exc:
                     self._answer(exc)
-                    if str(exc).startswith(_REDISCOVER):
+                    if is_elsewhere(exc):
                         raise
                 else:
                     self._answer(reply)
+                self._moved_s = loop.time()
         except (redis.exceptions.RedisError, OSError, TimeoutError) as exc:
             cause = exc
         finally:
@@ -202,6 +240,8 @@ class Link:
             await connection.disconnect(nowait=True)
 
     def _answer(self, reply: Reply | BaseException) -> None:
+        if not self._pending:
+            return  # a server that speaks unasked: nothing that was asked for
         future = self._pending.popleft()
         if future.done():
             return
@@ -215,16 +255,14 @@ class Link:
         pending, self._pending = self._pending, deque()
         for future in pending:
             _fail(future, error)
-        if self._closed:
-            self._fail_unsent(error)
 
     def _fail_unsent(self, error: BrokerError) -> None:
         outbox, self._outbox = self._outbox, []
         for _, future in outbox:
             _fail(future, error)
-        written, self._written = self._written, None
-        if written is not None:
-            _fail(written, error)
+        written, self._written = self._written, []
+        for waiter in written:
+            _fail(waiter, error)
 
 
 async def _reply_or_error(connection: AbstractConnection) -> Reply:

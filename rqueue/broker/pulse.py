@@ -9,7 +9,7 @@ from redis.connection import AbstractConnection
 
 from rqueue.broker.broker import renewal
 from rqueue.broker.endpoint import Endpoint
-from rqueue.broker.link import NoScript, translate
+from rqueue.broker.link import NoScript, is_elsewhere, translate
 from rqueue.broker.scripts import SCRIPTS
 from rqueue.errors import BrokerUnavailable
 from rqueue.wire.keys import QueueKeys
@@ -55,6 +55,8 @@ class Pulse:
             self._connection.send_command(*command)  # type: ignore[no-untyped-call]
             return self._connection.read_response()
         except redis.exceptions.ResponseError as exc:
+            if is_elsewhere(exc):
+                self.close()
             raise translate(exc) from None
         except (redis.exceptions.RedisError, OSError) as exc:
             self.close()

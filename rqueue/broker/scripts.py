@@ -15,7 +15,7 @@ from importlib import resources
 from rqueue.wire.state import LIFECYCLE, VERBS_WITHOUT_SCRIPT, WORKER_VERBS
 
 _SCHEMA_LINE = re.compile(r"^-- (?:KEYS|ARGV)\[.*", re.MULTILINE)
-_DECLARED = re.compile(r"(KEYS|ARGV)\[(\d+)(\.\.)?\d*\]")
+_DECLARED = re.compile(r"(KEYS|ARGV)\[(\d+)(\.\.)?(\d*)\]")
 _USED = re.compile(r"\b(KEYS|ARGV)\[(\d+)")
 
 
@@ -36,15 +36,12 @@ def check_schema(verb: str, source: str) -> None:
     """
     if not source.startswith(f"-- {verb}: "):
         raise ValueError(f"{verb}.lua must begin with '-- {verb}: what it does'")
-    exact: set[tuple[str, int]] = set()
-    open_from: dict[str, int] = {}
-    for kind, index, dots in _DECLARED.findall("\n".join(_SCHEMA_LINE.findall(source))):
-        exact.add((kind, int(index)))
-        if dots:
-            open_from[kind] = int(index)
+    declared: list[tuple[str, range]] = []
+    for kind, first, dots, last in _DECLARED.findall("\n".join(_SCHEMA_LINE.findall(source))):
+        declared.append((kind, range(int(first), int(last or (1 << 30 if dots else first)) + 1)))
     body = "\n".join(line.partition("--")[0] for line in source.splitlines())
     for kind, index in _USED.findall(body):
-        if (kind, int(index)) not in exact and int(index) < open_from.get(kind, 1 << 30):
+        if not any(kind == known and int(index) in indexes for known, indexes in declared):
             raise ValueError(f"{verb}.lua uses {kind}[{index}], which its header does not declare")
 
 

@@ -1,4 +1,4 @@
-"""Finds the app: by ``-A``, ``RQUEUE_APP``, pyproject.toml, or the one ``RQueue`` in the working directory's usual files.
+"""Finds the app: by ``-A``, ``RQUEUE_APP``, pyproject.toml, or the one ``RQueue`` in the usual files.
 
 It alone imports the user's code, and says in one line why that did not work.
 """
@@ -16,20 +16,24 @@ from typing import Final
 from rqueue.app import RQueue
 from rqueue.broker.endpoint import Endpoint
 from rqueue.errors import ConfigError
+from rqueue.wire.keys import Keys
 
 USUAL_MODULES: Final = ("tasks", "app", "main")
+DEFAULT_URL: Final = "redis://localhost:6379/0"
+DEFAULT_NAMESPACE: Final = "rqueue"
 
 
 class NoApp(ConfigError):
     """No app was named, and none was found."""
 
 
-def find_app(name: str | None, url: str | None = None) -> RQueue:
+def find_app(name: str | None, url: str | None = None, namespace: str | None = None) -> RQueue:
     """The app.
 
     Args:
         name: ``module:attribute`` from ``-A`` or ``RQUEUE_APP``; ``module`` alone is enough where it holds one app.
         url: takes the place of the app's own URL.
+        namespace: takes the place of the app's own namespace.
 
     Raises:
         NoApp: none was named, and there is none in the usual places.
@@ -42,30 +46,37 @@ def find_app(name: str | None, url: str | None = None) -> RQueue:
     app = _load(name) if name else _from_usual_files(directory)
     if url is not None:
         app.endpoint = Endpoint(url)
+    if namespace is not None:
+        app.keys = Keys(namespace)
     return app
 
 
-def find_client(name: str | None, url: str | None, namespace: str | None) -> RQueue:
-    """The app for a command that only looks: with a URL, and no app named, none is loaded.
+def find_app_or_bare(name: str | None, url: str | None, namespace: str | None) -> RQueue:
+    """The app, or where none is named and none is found, one that knows only where Redis is.
 
     Raises:
         ConfigError: an app was named or found, and cannot be used.
     """
-    if url is None or name is not None:
-        try:
-            app = find_app(name, url)
-        except NoApp:
-            url = url or "redis://localhost:6379/0"
-        else:
-            return app if namespace is None else _renamed(app, namespace)
-    return RQueue(url, namespace=namespace or "rqueue")
+    try:
+        return find_app(name, url, namespace)
+    except NoApp:
+        return bare(url, namespace)
 
 
-def _renamed(app: RQueue, namespace: str) -> RQueue:
-    """A client for another namespace at the same place."""
-    client = RQueue(namespace=namespace)
-    client.endpoint = app.endpoint
-    return client
+def find_client(name: str | None, url: str | None, namespace: str | None) -> RQueue:
+    """The app for a command that only looks: with a URL and no app named, none is loaded.
+
+    Raises:
+        ConfigError: an app was named or found, and cannot be used.
+    """
+    if url is not None and name is None:
+        return bare(url, namespace)
+    return find_app_or_bare(name, url, namespace)
+
+
+def bare(url: str | None, namespace: str | None) -> RQueue:
+    """An app without tasks, queues and routes, that knows only where Redis is."""
+    return RQueue(url or DEFAULT_URL, namespace=namespace or DEFAULT_NAMESPACE)
 
 
 def _from_pyproject(file: Path) -> str | None:
@@ -120,9 +131,8 @@ def _apps(module: ModuleType) -> dict[str, RQueue]:
 
 def _only(module: ModuleType, apps: dict[str, RQueue]) -> RQueue:
     if len(apps) > 1:
-        raise ConfigError(
-            f"{module.__name__} holds {len(apps)} apps ({', '.join(apps)}): say which, as -A {module.__name__}:{next(iter(apps))}"
-        )
+        name, names = module.__name__, list(apps)
+        raise ConfigError(f"{name} holds {len(apps)} apps ({', '.join(names)}): say which, as -A {name}:{names[0]}")
     return next(iter(apps.values()))
 
 

@@ -13,7 +13,7 @@ App = Annotated[
         "--app",
         envvar="RQUEUE_APP",
         metavar="MODULE:ATTR",
-        help="The app. Default: app in pyproject.toml's tool.rqueue, else the one RQueue in tasks.py, app.py or main.py.",
+        help="The app. Default: pyproject.toml's tool.rqueue app, else the RQueue in tasks.py, app.py or main.py.",
     ),
 ]
 Url = Annotated[

@@ -26,7 +26,7 @@ _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 10.0
 
 THREAD_GRACE_S: Final = 1.0
-"""Threads that have nothing to do end within milliseconds; what still runs after this is a job that cannot be stopped."""
+"""Idle threads end within milliseconds; what still runs after this is a job that cannot be stopped."""
 
 
 class WorkerProcess:
@@ -61,12 +61,13 @@ class WorkerProcess:
             try:
                 await asyncio.wait([self._main])
                 self._main.result()
-                return 0
             except asyncio.CancelledError:
                 event(logging.WARNING, "worker ended without settling", worker=self._worker.id)
                 return 1
             except BrokerUnavailable as exc:
                 event(logging.WARNING, "worker waits for redis", url=self._url, error=str(exc), retry_in_s=pause)
+            else:
+                return 0
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)

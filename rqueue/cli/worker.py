@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Final
 
 import typer
 
-from rqueue.app import RQueue
 from rqueue.cli import options
-from rqueue.cli.exits import MEANINGS
 from rqueue.cli.logs import LogFormat, LogLevel, configure
 from rqueue.cli.lookup import find_app
 from rqueue.cli.process import WorkerProcess
 from rqueue.config import WorkerConfig
 from rqueue.errors import ConfigError
+from rqueue.log import event
 
 _DEFAULTS: Final = WorkerConfig()
 _GREEN: Final = ("gevent", "eventlet")
@@ -32,7 +32,7 @@ def check_pool(name: str) -> str:
         return name
     if name in _GREEN:
         raise typer.BadParameter(
-            f"{name} is not needed: in the pool 'async' coroutines share one event loop, and plain functions run in threads."
+            f"{name} is not needed: in the pool 'async' coroutines share one event loop, plain functions have threads."
         )
     if name in _LATER:
         raise typer.BadParameter(f"{name} is not available in this version; use 'async'.")
@@ -83,6 +83,7 @@ Pool = Annotated[str, typer.Option("--pool", "-P", envvar="RQUEUE_POOL", callbac
 def worker(
     app: options.App = None,
     url: options.Url = None,
+    namespace: options.Namespace = None,
     queues: Queues = None,
     concurrency: Concurrency = _DEFAULTS.concurrency,
     prefetch_multiplier: Prefetch = _DEFAULTS.prefetch_multiplier,
@@ -93,7 +94,7 @@ def worker(
     pool: Pool = "async",  # noqa: ARG001 (checked by its callback; there is only one)
 ) -> None:
     """Run a worker for an app, until SIGTERM or SIGINT."""
-    served = find_app(app, url)
+    served = find_app(app, url, namespace)
     if served.endpoint.is_memory:
         raise ConfigError(f"{served!r}: memory:// is in one process only; a worker process needs a Redis")
     make_worker = partial(
@@ -106,11 +107,9 @@ def worker(
     )
     make_worker()  # a wrong option is refused here, before anything is started
     configure(loglevel, log_format)
-    _warn_about_strangers(served, queue_names(queues))
+    for name in set(queue_names(queues)) - set(served.config.queues):
+        event(logging.WARNING, "not one of the app's queues", queue=name, queues=",".join(served.config.queues))
     raise typer.Exit(WorkerProcess(make_worker, served.endpoint.shown).run())
-
-
-worker.__doc__ = f"{worker.__doc__}\n\n{MEANINGS}"
 
 
 def queue_names(text: str | None) -> Sequence[str]:

@@ -13,7 +13,7 @@ from typing import Final
 
 from rqueue.broker.broker import Broker, Known
 from rqueue.broker.subscription import Subscription
-from rqueue.errors import BrokerUnavailable, JobNotFound
+from rqueue.errors import BrokerUnavailable, JobNotFound, MalformedMessage
 from rqueue.wire.keys import QueueKeys
 from rqueue.wire.record import decode_record
 from rqueue.wire.state import State
@@ -94,7 +94,8 @@ class Listener:
     def _announced(self, channel: bytes, record: bytes) -> None:
         topic = self._topics.get(channel)
         if topic is not None:
-            _deliver(topic, record)
+            with suppress(MalformedMessage):  # somebody else spoke on the channel
+                _deliver(topic, record)
 
     def _look_soon(self, channels: list[bytes]) -> None:
         """Look at jobs whose announcements may have come before we listened."""
@@ -121,12 +122,19 @@ class Listener:
 
 
 def _report(topic: _Topic, known: Known) -> None:
-    if known.record is not None and not known.is_alive:
-        _deliver(topic, known.record)
-    elif known.record is None and not known.is_alive:
-        for waiter in topic.waiters:
-            if not waiter.done():
-                waiter.set_exception(JobNotFound(topic.job_id))
+    if known.is_alive:
+        return
+    error: Exception = JobNotFound(topic.job_id)
+    if known.record is not None:
+        try:
+            _deliver(topic, known.record)
+        except MalformedMessage as exc:
+            error = exc
+        else:
+            return
+    for waiter in topic.waiters:
+        if not waiter.done():
+            waiter.set_exception(error)
 
 
 def _deliver(topic: _Topic, record: bytes) -> None:

@@ -11,6 +11,7 @@ import binascii
 import math
 import secrets
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from typing import Any, Final
 
 import orjson
@@ -19,6 +20,8 @@ _TAGS: Final = frozenset({"$bytes", "$dict"})
 # Every object whose first key begins with "$" shows these bytes in orjson's compact form. Text may show them too;
 # then the slow path runs and changes nothing.
 _HINT: Final = b'{"$'
+# orjson would send attributes that are no fields, and dies of a slotted field that was never set (3.13).
+_OPTIONS: Final = orjson.OPT_PASSTHROUGH_DATACLASS
 
 
 def dumps(value: Any) -> bytes:
@@ -28,10 +31,10 @@ def dumps(value: Any) -> bytes:
         TypeError: something in it is not JSON (a set, an integer beyond 64 bits, NaN, a key that is not a string, …).
     """
     try:
-        data = orjson.dumps(value, default=_tag_bytes)
+        data = orjson.dumps(value, default=_represent, option=_OPTIONS)
     except orjson.JSONEncodeError as exc:
         cause = exc.__cause__
-        raise TypeError(str(cause) if isinstance(cause, TypeError) else str(exc)) from None
+        raise TypeError(str(cause or exc)) from None
     except RecursionError:
         raise TypeError("nested too deeply") from None
     if b"null" in data and (bad := _non_finite(value)) is not None:
@@ -47,12 +50,17 @@ def loads(data: bytes) -> Any:
         ValueError: it is not JSON, or a ``$bytes`` object is not base64.
     """
     value = orjson.loads(data)
-    return _untag(value) if b'"$' in data else value
+    try:
+        return _untag(value) if b'"$' in data else value
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
-def _tag_bytes(value: Any) -> Any:
+def _represent(value: Any) -> Any:
     if isinstance(value, bytes | bytearray | memoryview):
         return {"$bytes": base64.b64encode(value).decode()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return _public_fields(value)
     raise TypeError(f"{type(value).__qualname__} is not JSON")
 
 
@@ -61,7 +69,8 @@ def _escape(value: Any) -> bytes:
     nonce = "$" + secrets.token_hex(16)
 
     def tag(item: Any) -> Any:
-        return {nonce: _tag_bytes(item)["$bytes"]}
+        sent = _represent(item)
+        return sent if is_dataclass(item) else {nonce: sent["$bytes"]}
 
     def walk(item: Any) -> Any:
         if isinstance(item, list):
@@ -76,7 +85,7 @@ def _escape(value: Any) -> bytes:
                 return {"$dict": {key: walk(item[key])}}
         return {key: walk(each) for key, each in item.items()}
 
-    return orjson.dumps(walk(orjson.loads(orjson.dumps(value, default=tag))))
+    return orjson.dumps(walk(orjson.loads(orjson.dumps(value, default=tag, option=_OPTIONS))))
 
 
 def _untag(item: Any) -> Any:
@@ -96,6 +105,11 @@ def _untag(item: Any) -> Any:
     return {key: _untag(each) for key, each in item.items()}
 
 
+def _public_fields(value: Any) -> dict[str, Any]:
+    """What of a dataclass is sent: as orjson does it, without names that begin with an underscore."""
+    return {field.name: getattr(value, field.name) for field in fields(value) if not field.name.startswith("_")}
+
+
 def _non_finite(value: Any) -> float | None:
     """The first float in the value that is NaN or infinite."""
     if isinstance(value, float):
@@ -106,7 +120,9 @@ def _non_finite(value: Any) -> float | None:
     elif isinstance(value, list | tuple):
         parts = value
     elif is_dataclass(value) and not isinstance(value, type):
-        parts = [getattr(value, field.name, None) for field in fields(value)]
+        parts = _public_fields(value).values()
+    elif isinstance(value, Enum):
+        parts = (value.value,)
     for part in parts:
         if (bad := _non_finite(part)) is not None:
             return bad

@@ -113,6 +113,8 @@ class Keys:
     def __init__(self, namespace: str = "rqueue") -> None:
         if not re.fullmatch(r"[!-~]{1,128}", namespace):
             raise ConfigError(f"namespace {namespace!r}: 1 to 128 printable ASCII characters without spaces")
+        if re.match(r"[^{]*\{\}", namespace):
+            raise ConfigError(f"namespace {namespace!r}: an empty hash tag would spread a queue's keys over slots")
         self.namespace = namespace
         self.queues = f"{namespace}:queues".encode()
         self._queues: dict[str, QueueKeys] = {}

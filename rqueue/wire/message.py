@@ -22,7 +22,7 @@ from rqueue.wire.keys import LEVELS, MAIN, check_job_id
 TOKEN: Final = b""
 """An empty element of a main list: a hint that there is work elsewhere, never a job."""
 
-_HEADER = re.compile(rb"1 (-|[1-9]|10) (\d{1,9}) (\d{1,9}) (\d{1,15}) ([!-~]{1,128}) (?=\{)")
+_HEADER = re.compile(rb"1 (-|[1-9]|10) (\d{1,9}) (\d{1,9}) (\d{1,15}) ([!-~]{1,128}) (?=\s*\{)")
 _KNOWN: Final = frozenset(
     {"task", "args", "kwargs", "id", "enqueued", "expires", "parent_id", "root_id", "max_retries"}
 )
@@ -84,9 +84,10 @@ class Message:
         """
         found = _HEADER.match(raw)
         if found is None:
-            if raw.lstrip()[:1] != b"{":
+            body = raw.lstrip(b" \t\r\n")  # what changed() builds must be a message too
+            if not body.startswith(b"{"):
                 raise MalformedMessage("neither a header nor a JSON object")
-            return cls(raw, Header(level=level), raw)
+            return cls(raw, Header(level=level), body)
         list_, losses, retries, since, job_id = found.groups()
         header = Header(
             level=MAIN if list_ == b"-" else int(list_),

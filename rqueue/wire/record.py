@@ -5,7 +5,7 @@ A record always begins with ``{"state":"…"``: the script that settles reads th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import orjson
@@ -36,6 +36,13 @@ class Failure:
     message: str
     traceback: str | None = None
 
+    def fields(self) -> dict[str, Any]:
+        """Its part of a record or letter."""
+        found: dict[str, Any] = {"error": {"type": self.type, "message": self.message}}
+        if self.traceback:
+            found["traceback"] = self.traceback
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -60,10 +67,10 @@ class Record:
         if self.result is not None:
             fields["result"] = fragment(self.result)
         if self.failure is not None:
-            fields["error"] = {"type": self.failure.type, "message": self.failure.message}
-            if self.failure.traceback:
-                fields["traceback"] = self.failure.traceback
-        fields.update((name, value) for name, value in self.about.items() if value is not None)
+            fields |= self.failure.fields()
+        for name, value in self.about.items():
+            if value is not None:
+                fields[name] = value if isinstance(value, str | int) else fragment(codec.dumps(value))
         return orjson.dumps(fields)
 
 
@@ -87,7 +94,7 @@ class Letter:
 
     Attributes:
         id: the job's id; one made for the letter when the message had none.
-        reason: ``failed``, ``malformed``, ``unknown task``, ``worker lost``, ``too large`` or ``message id taken``.
+        reason: ``failed``, ``malformed``, ``unknown task`` or ``worker lost``.
         raw: the message's bytes.
         task: the task's name, or None when it could not be read.
         failure: the error.
@@ -116,8 +123,8 @@ class Letter:
             "losses": self.losses,
         }
         if self.failure is not None:
-            fields["error"] = {"type": self.failure.type, "message": self.failure.message}
-            fields["traceback"] = self.failure.traceback
+            fields |= self.failure.fields()
+            fields.setdefault("traceback", None)
         return orjson.dumps(fields) + b"\n" + self.raw
 
     @classmethod
@@ -130,9 +137,31 @@ class Letter:
         head, _, raw = data.partition(b"\n")
         try:
             fields = orjson.loads(head)
-            error = fields.pop("error", None)
-            traceback = fields.pop("traceback", None)
-            failure = Failure(error["type"], error["message"], traceback) if error else None
-            return cls(raw=raw, failure=failure, **fields)
+            if not isinstance(fields, dict):
+                raise TypeError(f"a JSON object is needed, got a {type(fields).__name__}")  # noqa: TRY301
+            error = fields.get("error")
+            failure = None
+            if error is not None:
+                failure = Failure(error["type"], error["message"], fields.get("traceback"))
+                _check_types(asdict(failure), {"type": str, "message": str, "traceback": str | None})
+            known = {name: fields[name] for name in _LETTER_TYPES if name in fields}
+            _check_types(known, _LETTER_TYPES)
+            return cls(raw=raw, failure=failure, **known)
         except (ValueError, TypeError, KeyError) as exc:
             raise MalformedMessage(f"not a dead letter: {exc}") from None
+
+
+_LETTER_TYPES: Final[dict[str, Any]] = {
+    "id": str,
+    "reason": str,
+    "task": str | None,
+    "died": int | None,
+    "retries": int,
+    "losses": int,
+}
+
+
+def _check_types(found: dict[str, Any], types: dict[str, Any]) -> None:
+    for name, value in found.items():
+        if not isinstance(value, types[name]) or isinstance(value, bool):
+            raise TypeError(f"{name!r} is a {type(value).__name__}")

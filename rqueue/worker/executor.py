@@ -21,7 +21,7 @@ from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
 from rqueue.worker.judge import Judge
 from rqueue.worker.lease import Lease
 from rqueue.worker.outcome import Ack, Expired, Failed, Outcome, Release, Track, Unknown, Unreadable, WantsRetry
-from rqueue.worker.perform import perform, prepare
+from rqueue.worker.perform import failure_of, perform, prepare
 
 _PAUSE_S = 1.0
 
@@ -50,7 +50,7 @@ class Executor:
         self._broker, self._registry, self._inflight, self._lease = broker, registry, inflight, lease
         self._judge, self._limits = judge, limits
         self._threads = ThreadPoolExecutor(inflight.slots, thread_name_prefix="rqueue job")
-        self._marks: set[asyncio.Task[None]] = set()
+        self._marks: set[asyncio.Task[bool]] = set()
         self._is_stopping = False
         self._has_stopped = asyncio.Event()
 
@@ -84,7 +84,7 @@ class Executor:
             asyncio.get_running_loop().call_later(_PAUSE_S, self._inflight.signals.execute.set)
             return 0
         for job in batch:
-            job.task = asyncio.create_task(self._run_job(job), name=f"rqueue job {job.id}")
+            job.task = asyncio.create_task(self._guarded(job), name=f"rqueue job {job.id}")
         return len(batch)
 
     def close(self) -> None:
@@ -128,10 +128,15 @@ class Executor:
             groups.setdefault((id(job.keys), job.worker), []).append(job)
         for (_, worker), jobs in groups.items():
             mark = self._broker.start(jobs[0].keys, worker, [job.id for job in jobs])
-            task = asyncio.create_task(_report_mark(mark, worker))
-            self._marks.add(task)
-            task.add_done_callback(self._marks.discard)
+            self._marks.add(mark)
+            mark.add_done_callback(self._marked)
         await self._broker.written()
+
+    def _marked(self, mark: asyncio.Task[bool]) -> None:
+        """A lost reply to a mark changes nothing: the settle that follows tells whether the claim still stands."""
+        self._marks.discard(mark)
+        if not mark.cancelled() and (error := mark.exception()) is not None:
+            event(logging.DEBUG, "start mark not confirmed", worker=self._lease.worker, error=str(error))
 
     async def _run_job(self, job: ClaimedJob) -> None:
         job.started_s, job.started_ms = elapsed_s(), self._judge.now_ms()
@@ -150,6 +155,15 @@ class Executor:
         outcome = await perform(job, call, task, self._threads, self._limits.max_message_bytes)
         self._end(job, outcome, call, task)
 
+    async def _guarded(self, job: ClaimedJob) -> None:
+        """Run a job; an error of our own ends it as well: no slot is lost, and no claim is renewed for ever."""
+        try:
+            await self._run_job(job)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is about this job
+            event(logging.CRITICAL, "running a job failed in the worker itself", **describe(job), error=repr(exc))
+            if job.phase is Phase.RUNNING:
+                self._inflight.end(job, self._judge.failed(job, failure_of(exc), "failed"))
+
     async def _settle_early(self, job: ClaimedJob, call: Call) -> bool:
         """Take the job out of the processing list before it starts; false when another worker owns it."""
         job.is_settled_early = await self._inflight.note(job, Ack(self._judge.started(job, call), "86400"))
@@ -166,14 +180,6 @@ class Executor:
         self._inflight.running -= 1
         self._inflight.gone(job)
         self._inflight.signals.execute.set()
-
-
-async def _report_mark(mark: Any, worker: str) -> None:
-    """A lost reply to a mark changes nothing: the settle that follows tells whether the claim still stands."""
-    try:
-        await mark
-    except BrokerError as exc:
-        event(logging.DEBUG, "start mark not confirmed", worker=worker, error=str(exc))
 
 
 def _seen(outcome: Outcome) -> dict[str, str]:

@@ -30,6 +30,7 @@ CLAIM_AT_ONCE = 200
 CLAIM_BYTES = 8 * 1024 * 1024
 _FULL_PAUSE_S = 1.0
 _AUDIT_BEATS = 3
+_LONGEST_HELD_S = 1.0
 _UNBLOCK_AGAIN_S = 0.1
 
 
@@ -99,6 +100,9 @@ class Fetcher:
             await self._begin_anew()
         if self._is_audit_due():
             await self.audit()
+        if stale := self._inflight.overstaying(_LONGEST_HELD_S):
+            # Short jobs were followed by long ones: what cannot start soon is for those who can.
+            await self._give_back(self._inflight.take_held(stale))
         room = self._inflight.room()
         if self._is_more and room > 0:
             await self._claim(min(room, CLAIM_AT_ONCE))
@@ -283,7 +287,9 @@ class Fetcher:
         fetch = self._inflight.signals.fetch
         if not len(self._inflight) and not self._is_more:
             self._inflight.signals.idle.set()
-        timeout_s = self._config.heartbeat_s
+        timeout_s = (
+            min(self._config.heartbeat_s, _LONGEST_HELD_S / 2) if self._inflight.held else self._config.heartbeat_s
+        )
         if not self._may_block():
             timeout_s = _FULL_PAUSE_S
         try:

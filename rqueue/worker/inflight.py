@@ -39,6 +39,7 @@ class ClaimedJob:
         rank: its list's priority.
         phase: how far it is.
         is_settled_early: it left the processing list before it started (``acks_late=False``).
+        held_s: since when it is held, on this machine's clock of elapsed time.
         started_s, started_ms: when it started, on this machine's clock of elapsed time, and on Redis's.
         task: the running asyncio task.
         is_interrupted: this worker cancelled it to shut down.
@@ -52,6 +53,7 @@ class ClaimedJob:
     rank: int
     phase: Phase = Phase.HELD
     is_settled_early: bool = False
+    held_s: float = 0.0
     started_s: float = 0.0
     started_ms: int | None = None
     task: asyncio.Task[None] | None = None
@@ -132,6 +134,7 @@ class Inflight:
     def hold(self, job: ClaimedJob) -> None:
         """Take in a claimed job."""
         self._jobs.add(job)
+        job.held_s = elapsed_s()
         heapq.heappush(self._held, (-job.rank, next(self._number), job))
         self._held_count += 1
         self.signals.idle.clear()
@@ -199,6 +202,13 @@ class Inflight:
     def _open_to_others(self, job: ClaimedJob) -> None:
         if self.exclusive is job:
             self.exclusive = None
+
+    def overstaying(self, longest_s: float) -> int:
+        """How many jobs are held for longer than that, though every slot is busy."""
+        if self.running < self.slots or self.exclusive is not None:
+            return 0
+        before_s = elapsed_s() - longest_s
+        return sum(job.phase is Phase.HELD and job.held_s < before_s for _, _, job in self._held)
 
     def take_held(self, excess: int | None = None) -> list[ClaimedJob]:
         """Take out held jobs to give them back, the last to start first; all, or so many."""

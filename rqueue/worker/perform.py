@@ -99,7 +99,7 @@ def failure_of(error: BaseException) -> Failure:
         text = "".join(traceback.format_exception(error))
     except BaseException as exc:
         text = f"<the traceback could not be formatted: {type(exc).__name__}>"
-    return Failure(type(error).__name__, _storable(message[:MAX_ERROR_CHARS]), _storable(text[-MAX_TRACEBACK_CHARS:]))
+    return Failure(type(error).__name__, _storable(message)[:MAX_ERROR_CHARS], _storable(text)[-MAX_TRACEBACK_CHARS:])
 
 
 def _storable(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 from collections.abc import Sequence
 
@@ -113,7 +114,7 @@ class Reaper:
         about = {"worker": worker, "losses": losses, "finished": self._broker.clock.now_ms()}
         record = Record(State.FAILURE, None, failure, about).encode()
         ttl_s = self._limits.result_ttl_s
-        done = Done(raw, job_id, record, "" if ttl_s is None else str(round(ttl_s)))
+        done = Done(raw, job_id, record, "" if ttl_s is None else str(math.ceil(ttl_s)))
         self._number += 1
         answer = await self._broker.bury(
             keys,

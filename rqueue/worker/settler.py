@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from rqueue.broker.broker import Broker, Done, Enqueued
 from rqueue.config import Limits
-from rqueue.errors import BrokerError, BrokerUnavailable
+from rqueue.errors import BrokerUnavailable
 from rqueue.log import event
 from rqueue.wire.record import Failure
 from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
@@ -124,7 +124,7 @@ class Settler:
                 event(logging.WARNING, "settling waits for redis", jobs=len(batch), error=str(exc))
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
-            except BrokerError as exc:
+            except Exception as exc:  # noqa: BLE001 - it is about these jobs, and the others are still settled
                 await self._refused(lane, batch, exc)
                 return
             else:
@@ -161,7 +161,7 @@ class Settler:
             case Release():
                 return b"%d" % await broker.release(keys, worker, [(job.message.raw, job.id, job.level)])
 
-    async def _refused(self, lane: int, batch: list[Item], error: BrokerError) -> None:
+    async def _refused(self, lane: int, batch: list[Item], error: Exception) -> None:
         """Redis refuses: in halves, so that the rest is settled; alone, the job fails with what Redis said."""
         if len(batch) > 1:
             middle = len(batch) // 2
@@ -170,8 +170,10 @@ class Settler:
             return
         ((job, settlement, future),) = batch
         event(logging.ERROR, "redis refused to settle", **describe(job), error=str(error))
-        if isinstance(settlement, Ack) and future is None:
-            failure = Failure(type(error).__name__, f"the result could not be stored: {error}")
+        if isinstance(settlement, Track):
+            return
+        if isinstance(settlement, Ack | Defer) and future is None:
+            failure = Failure(type(error).__name__, f"Redis refused to store how it ended: {error}")
             await self._send(lane, [(job, self._judge.failed(job, failure, "failed"), None)])
         else:
             # Left in the processing list: another worker gets it when this one leaves.

@@ -23,7 +23,8 @@ if last then
 end
 if not redis.call('ZSCORE', workers, worker) then return false end
 -- Refused at maxmemory, and changes nothing otherwise; what follows an LREM is never refused.
-local full = type(redis.pcall('SETRANGE', settled .. ':', 0, '')) == 'table'
+local probe = redis.pcall('SETRANGE', KEYS[7], 0, '')
+local full = type(probe) == 'table' and string.find(probe.err, 'OOM', 1, true)
 local out, states = {}, {}
 for i = 4, #ARGV, 4 do
   local message, id, record, ttl = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]

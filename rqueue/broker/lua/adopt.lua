@@ -12,11 +12,14 @@
 local processing, workers, jobs = KEYS[1], KEYS[2], KEYS[3]
 if not redis.call('ZSCORE', workers, ARGV[1]) then return false end
 local out = {}
+redis.call('LREM', processing, 0, '') -- a freeing write first, so that a full Redis goes on
 for i = 2, #ARGV, 3 do
   local claimed, message, id = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local found = redis.call('LREM', processing, -1, claimed)
-  if found == 1 then
-    if redis.call('SADD', jobs, id) == 1 then redis.call('LPUSH', processing, message) else found = 2 end
+  local found = 0
+  if redis.call('LPOS', processing, claimed) then
+    found = redis.call('SADD', jobs, id) == 1 and 1 or 2
+    if found == 1 then redis.call('LINSERT', processing, 'BEFORE', claimed, message) end
+    redis.call('LREM', processing, 1, claimed)
   end
   out[#out + 1] = found
 end

@@ -29,12 +29,20 @@ if ARGV[11] == '1' then
 elseif not lease then
   return false
 end
-local owned = redis.call('LREM', processing, -1, ARGV[4])
+-- Refused at maxmemory, and changes nothing otherwise. Then no more is written than the message frees.
+local probe, letter = redis.pcall('SETRANGE', KEYS[7], 0, ''), ARGV[8]
+if type(probe) == 'table' and string.find(probe.err, 'OOM', 1, true) then
+  local reason = string.match(letter, '"reason":"([%a ]+)"') or 'failed'
+  record = '{"state":"FAILURE","dropped":true}'
+  letter = '{"id":' .. cjson.encode(id) .. ',"reason":"' .. reason .. '"}' .. (string.match(letter, '\n.*$') or '')
+end
+local owned = 0
+if redis.call('TYPE', processing).ok == 'list' then owned = redis.call('LREM', processing, -1, ARGV[4]) end
 if owned == 1 then
   redis.call('SREM', KEYS[4], id)
   redis.call('SREM', started, id)
   redis.call('ZADD', dead, now, id)
-  redis.call('HSET', letters, id, ARGV[8])
+  redis.call('HSET', letters, id, letter)
   for _, old in ipairs(redis.call('ZRANGEBYSCORE', dead, '-inf', now - tonumber(ARGV[10]), 'LIMIT', 0, 100)) do
     redis.call('ZREM', dead, old)
     redis.call('HDEL', letters, old)

@@ -4,7 +4,7 @@
 -- ARGV[1] worker, ARGV[2] lease in ms, ARGV[3] messages wanted, ARGV[4] bytes wanted
 -- ARGV[5] which queue comes first among lists of the same rank: changes with every claim, so that none is starved
 -- ARGV[6..] for each queue the rank of its main list
--- returns false, when the worker is not registered | {now, due, queue, level, message, queue, level, message, …}
+-- returns false, when the worker is not registered | {now, due, {queue, level, message, queue, level, message, …}}
 --         due: ms until the first scheduled job of any queue, -1 when there is none
 --
 -- The lease is renewed in the step: a claim never belongs to a worker without one. A message without a header gets one
@@ -33,8 +33,9 @@ local function take(q, level)
     if message == '' then
       redis.call('LPOP', processing)
     else
-      if level > 0 and string.byte(message) ~= 49 then
-        message = '1 ' .. level .. ' 0 0 0 - ' .. message
+      local object = level > 0 and string.match(message, '^%s*({.*)$')
+      if object then
+        message = '1 ' .. level .. ' 0 0 0 - ' .. object
         redis.call('LSET', processing, 0, message)
       end
       want, budget = want - 1, budget - #message
@@ -50,9 +51,11 @@ for level = 10, 1, -1 do
   end
 end
 for q = 0, queues - 1 do
-  local k = q * 14
-  if some[q] and redis.call('EXISTS', KEYS[k + 4]) == 0 and redis.call('EXISTS', unpack(KEYS, k + 5, k + 14)) > 0 then
-    redis.call('LPUSH', KEYS[k + 4], '')
+  local k, left = q * 14, false
+  for level = 1, (want <= 0 or budget <= 0) and some[q] and 10 or 0 do
+    local length = redis.pcall('LLEN', KEYS[k + 4 + level])
+    left = left or (type(length) == 'number' and length > 0)
   end
+  if left and redis.call('EXISTS', KEYS[k + 4]) == 0 then redis.call('LPUSH', KEYS[k + 4], '') end
 end
-return { now, due, unpack(out) }
+return { now, due, out }

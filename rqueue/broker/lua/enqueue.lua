@@ -21,6 +21,10 @@ if last then
   local seen, outcome = string.match(last, '^(%d+) ([01]*)$')
   if tonumber(seen) >= number then return outcome end
 end
+for level = 0, 10 do
+  local kind = redis.call('TYPE', KEYS[5 + level]).ok
+  if kind ~= 'list' and kind ~= 'none' then return redis.error_reply('WRONGTYPE a waiting list holds a ' .. kind) end
+end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local ids, waiting, outcome, soonest, token, result = {}, {}, {}, false, false, 15

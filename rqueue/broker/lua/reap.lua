@@ -20,6 +20,10 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local lease = redis.call('ZSCORE', workers, worker)
 if lease and tonumber(lease) > now then return -1 end
 if redis.call('TYPE', processing).ok == 'list' then
+  for i = 2, #ARGV, 3 do
+    local kind = redis.call('TYPE', KEYS[6 + tonumber(ARGV[i + 1])]).ok
+    if kind ~= 'list' and kind ~= 'none' then return redis.error_reply('WRONGTYPE a waiting list holds a ' .. kind) end
+  end
   redis.call('LREM', processing, 0, '')
   local token = false
   for i = 2, #ARGV, 3 do

@@ -10,6 +10,11 @@
 -- Each goes to the end from which lists are read, so the first claimed is the next to be claimed. May be repeated.
 local processing, started, main = KEYS[1], KEYS[2], KEYS[3]
 local back, token = 0, false
+if redis.call('TYPE', processing).ok ~= 'list' then return 0 end
+for i = 1, #ARGV, 3 do
+  local kind = redis.call('TYPE', KEYS[3 + tonumber(ARGV[i + 2])]).ok
+  if kind ~= 'list' and kind ~= 'none' then return redis.error_reply('WRONGTYPE a waiting list holds a ' .. kind) end
+end
 for i = 1, #ARGV, 3 do
   local message, id, level = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
   if redis.call('LREM', processing, 1, message) == 1 then

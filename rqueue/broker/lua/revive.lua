@@ -10,6 +10,8 @@
 -- returns 1 waiting | 0 the letter has gone or has changed | 2 a job of that id is alive: the letter stays
 local dead, letters, jobs, main = KEYS[1], KEYS[2], KEYS[3], KEYS[5]
 if redis.call('HGET', letters, ARGV[1]) ~= ARGV[2] then return 0 end
+local kind = redis.call('TYPE', KEYS[5 + tonumber(ARGV[5])]).ok
+if kind ~= 'list' and kind ~= 'none' then return redis.error_reply('WRONGTYPE a waiting list holds a ' .. kind) end
 if redis.call('SADD', jobs, ARGV[3]) == 0 then return 2 end
 redis.call('HDEL', letters, ARGV[1])
 redis.call('ZREM', dead, ARGV[1])

@@ -10,5 +10,5 @@
 local workers, started = KEYS[1], KEYS[2]
 if not redis.call('ZSCORE', workers, ARGV[1]) then return 0 end
 redis.call('SREM', started, '') -- writes nothing, and lets a full Redis accept the next line
-redis.call('SADD', started, unpack(ARGV, 2))
+for i = 2, #ARGV, 5000 do redis.call('SADD', started, unpack(ARGV, i, math.min(i + 4999, #ARGV))) end
 return 1

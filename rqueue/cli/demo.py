@@ -1,0 +1,218 @@
+"""``rqueue demo``: real worker processes, one of them killed half-way, and nothing lost."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from rqueue.app import RQueue
+from rqueue.cli import options
+from rqueue.cli.demo_fleet import CONCURRENCY, LEASE_S, Fleet
+from rqueue.cli.demo_oracle import Oracle
+from rqueue.cli.demo_progress import DemoProgress
+from rqueue.cli.demo_report import COLUMNS, Kill, Report, Sent
+from rqueue.cli.demo_tasks import QUEUES, make_app, wait_in_coroutine, wait_in_thread
+from rqueue.cli.exits import Code
+from rqueue.cli.output import console, run, show_json, show_table
+from rqueue.client.admin import Admin
+from rqueue.client.registry import default_name
+from rqueue.errors import ConfigError, RQueueError
+
+WORKERS: Final = 2
+WORK_S: Final = 3.0
+"""What the workers would need for all jobs without the kill, however many there are: long enough to be killed in."""
+
+_POLL_S: Final = 0.02
+_START_S: Final = 30.0
+_STALL_S: Final = 20.0
+"""Nothing has ended for so long: what is missing is lost. Many times what the recovery takes."""
+
+_AT_ONCE: Final = 200
+
+Url = Annotated[
+    str | None,
+    typer.Option("--url", envvar="RQUEUE_URL", help="Use this Redis. Default: an embedded server of its own."),
+]
+Jobs = Annotated[int, typer.Option("--jobs", envvar="RQUEUE_JOBS", min=20, max=100_000, help="How many jobs.")]
+
+
+class DemoFailed(RQueueError):
+    """The demo could not be done."""
+
+
+def demo(jobs: Jobs = 2000, url: Url = None, json: options.Json = False) -> None:
+    """Run jobs on real workers, kill one half-way with SIGKILL, and show that nothing is lost.
+
+    It exits with 1 when a job is lost. On a Redis given by --url its keys begin with rqueue-demo.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_terminated_like_interrupted())
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rqueue-demo-")))
+        url, server = (url, "") if url is not None else _start_server(stack)
+        app = make_app(url)
+        if app.endpoint.is_memory:
+            raise ConfigError("memory:// is in one process only; the demo's workers are processes of their own")
+        fleet = stack.enter_context(Fleet(url, directory, directory / "oracle"))
+        progress = stack.enter_context(DemoProgress(console(stderr=True), jobs))
+        scene = Scene(app, fleet, Oracle(directory / "oracle"), progress, jobs)
+        report = run(app, lambda: scene.play(server or app.endpoint.shown))
+    if json:
+        show_json(report.document())
+    else:
+        _show(report)
+    if not report.has_passed:
+        raise typer.Exit(Code.FAILED)
+
+
+@dataclass(slots=True)
+class Scene:
+    """The demo on a server that runs.
+
+    Attributes:
+        app: the app.
+        fleet: its workers.
+        oracle: what its jobs noted.
+        progress: where to show what happens.
+        jobs: how many jobs to enqueue.
+    """
+
+    app: RQueue
+    fleet: Fleet
+    oracle: Oracle
+    progress: DemoProgress
+    jobs: int
+
+    async def play(self, server: str) -> Report:
+        """Play it, and tell how it went.
+
+        Raises:
+            DemoFailed: it could not be done; a lost job is no error, but the report's to tell.
+        """
+        await self.app.open()
+        await self._clear()
+        self.progress.say(f"server: {server}")
+        for _ in range(WORKERS):
+            self.fleet.start()
+        await self._until_working()
+        self.progress.say(f"{WORKERS} workers: {', '.join(map(str, self.fleet.pids))}")
+        try:
+            sent = await self._enqueue()
+            kill = await self._watch(sent)
+            await self._until_quiet()
+        finally:
+            await self._purge()
+        self.oracle.read()
+        return Report.of(server, sent, self.oracle, kill)
+
+    async def _clear(self) -> None:
+        """Throw away what a demo before this one has left."""
+        if any(worker.lease_s > 0 for worker in await Admin(self.app).workers()):
+            raise DemoFailed("another demo runs on this Redis, or one was killed within the last seconds: try again")
+        await self._purge()
+
+    async def _purge(self) -> None:
+        for queue in QUEUES:
+            await Admin(self.app).purge(queue.name)
+
+    async def _until_working(self) -> None:
+        deadline = time.monotonic() + _START_S
+        while not set(self.fleet.pids) <= {worker.pid for worker in await Admin(self.app).workers()}:
+            self.fleet.check()
+            if time.monotonic() > deadline:
+                raise DemoFailed(f"the workers did not start within {_START_S:g} s")
+            await asyncio.sleep(_POLL_S)
+
+    async def _enqueue(self) -> list[Sent]:
+        """Enqueue all jobs in turn over the queues, coroutines and plain functions."""
+        kinds = [self.app.tasks.find(default_name(function)) for function in (wait_in_coroutine, wait_in_thread)]
+        average_s = WORK_S * WORKERS * CONCURRENCY / self.jobs
+        sent: list[Sent] = []
+        for first in range(0, self.jobs, _AT_ONCE):
+            calls = []
+            for number in range(first, min(first + _AT_ONCE, self.jobs)):
+                queue, task = QUEUES[number % len(QUEUES)].name, kinds[number // len(QUEUES) % len(kinds)]
+                assert task is not None
+                # From half the average to one and a half, in an order that mixes them.
+                calls.append(task.options(queue=queue).s(average_s * (0.5 + number * 7 % 11 / 10)))
+            moment = time.time()
+            enqueued = await self.app.enqueue_many(calls)
+            sent += [Sent(job.id, str(job.queue), moment) for job in enqueued]
+        self.progress.say(f"{len(sent)} jobs enqueued over {len(QUEUES)} queues")
+        return sent
+
+    async def _watch(self, sent: list[Sent]) -> Kill:
+        """Follow the jobs to their end, and kill a worker half-way."""
+        kill: Kill | None = None
+        done, moved_s = 0, time.monotonic()
+        while done < len(sent) and time.monotonic() - moved_s < _STALL_S:
+            await asyncio.sleep(_POLL_S)
+            self.fleet.check()
+            self.oracle.read()
+            before, done = done, len(self.oracle.ended)
+            if done > before:
+                moved_s = time.monotonic()
+                self.progress.done(done)
+            if kill is None and 2 * done >= len(sent) and (kill := self._try_to_kill()) is not None:
+                self.progress.say(f"worker {kill.pid} killed with SIGKILL while it ran {len(kill.running)} jobs")
+                self.progress.say(f"worker {self.fleet.start()} started in its place; lease {LEASE_S:g} s")
+        if kill is None:
+            raise DemoFailed("all jobs were done before a worker could be killed: try more --jobs")
+        return kill
+
+    def _try_to_kill(self) -> Kill | None:
+        """Kill the busiest worker, if it does run jobs: it is frozen first, so that what it runs is known."""
+        pid = max(self.fleet.pids, key=lambda each: len(self.oracle.running(each)))
+        self.fleet.freeze(pid)
+        self.oracle.read()
+        running = self.oracle.running(pid)
+        if not running:
+            self.fleet.thaw(pid)
+            return None
+        self.fleet.kill(pid)
+        return Kill(pid, time.time(), tuple(running))
+
+    async def _until_quiet(self) -> None:
+        """Wait until Redis holds no job any more: one whose end was noted and not acknowledged runs again."""
+        deadline = time.monotonic() + _STALL_S
+        while time.monotonic() < deadline:
+            status = await Admin(self.app).queues()
+            if not any(queue.waiting_total + queue.running + queue.scheduled for queue in status):
+                return
+            await asyncio.sleep(_POLL_S)
+
+
+def _start_server(stack: ExitStack) -> tuple[str, str]:
+    """Start an embedded server: its URL, and what to call it."""
+    from rqueue.embedded import EmbeddedServer, find_server
+
+    server = stack.enter_context(EmbeddedServer())
+    return server.url, f"embedded {find_server()} at {server.url}"
+
+
+def _show(report: Report) -> None:
+    show_table("rqueue demo", COLUMNS, report.cells())
+    typer.echo(f"server: {report.server}")
+    typer.echo(f"throughput: {report.jobs_per_s:,.0f} jobs/s over {report.seconds:.1f} s, the recovery included")
+    back = "not all of them came back" if report.recovered_s is None else f"done again {report.recovered_s:.1f} s later"
+    typer.echo(f"killed: worker {report.killed_pid} while it ran {report.killed_running} jobs; {back}")
+    total = report.total
+    typer.echo(f"done {total.done}, redelivered {total.redelivered}, lost {total.lost}")
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM clean up as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

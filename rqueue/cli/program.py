@@ -1,0 +1,63 @@
+"""The program: every command in one place, and errors as one line and an exit code."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from rqueue import __version__
+from rqueue.cli import dead, demo, jobs, queues
+from rqueue.cli.exits import MEANINGS, code_of, fail
+from rqueue.cli.worker import worker
+from rqueue.errors import RQueueError
+
+
+class _Program(TyperGroup):
+    """A group of commands in which an error of rqueue's is one line, and never a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except RQueueError as exc:
+            fail(str(exc), code_of(exc))
+
+
+program = typer.Typer(
+    cls=_Program,
+    name="rqueue",
+    help="The asyncio-native task queue on Redis.",
+    epilog=MEANINGS,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"rqueue {__version__}")
+        raise typer.Exit
+
+
+@program.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+for _command in (worker, jobs.enqueue, jobs.result, queues.queues, queues.workers):
+    program.command(epilog=MEANINGS)(_command)
+program.add_typer(dead.commands, name="dead")
+program.command(epilog=MEANINGS)(queues.purge)
+program.command(epilog=MEANINGS)(demo.demo)
+
+
+def main() -> None:
+    """Run the command that the arguments name."""
+    program(prog_name="rqueue")

@@ -1,0 +1,309 @@
+"""What operators do: look at queues, workers and dead letters, make dead letters jobs again, throw jobs away.
+
+Nothing here is needed to produce or to run jobs. The command line is made of it, and a dashboard can be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Final
+
+import orjson
+
+from rqueue.broker.broker import Broker
+from rqueue.client.client import Client
+from rqueue.errors import MalformedMessage
+from rqueue.wire.keys import QueueKeys
+from rqueue.wire.message import Call, Message
+from rqueue.wire.record import Letter
+
+_PAGE: Final = 100
+"""Dead letters read at once: each may have a megabyte."""
+
+_DISCARD: Final = 1000
+_REVIVE_ANSWERS: Final = ("missing", "waiting", "alive")
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """How much a queue holds.
+
+    Attributes:
+        name: the queue.
+        waiting: waiting jobs by level: at 0 those without a priority, at 1 to 10 those of that priority.
+        scheduled: jobs that are not due yet, retries included.
+        running: claimed jobs, those that a worker holds and has not started included.
+        dead: dead letters.
+        workers: registered workers.
+        counts: jobs by the state in which they ended, of about the last day.
+    """
+
+    name: str
+    waiting: tuple[int, ...]
+    scheduled: int
+    running: int
+    dead: int
+    workers: int
+    counts: dict[str, int]
+
+    @property
+    def waiting_total(self) -> int:
+        """All waiting jobs."""
+        return sum(self.waiting)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """What a worker said of itself at its last heartbeat; None where it has not said anything yet.
+
+    Attributes:
+        id: ``host:pid:nonce``.
+        queues: the queues where it is registered.
+        lease_s: seconds until its lease runs out, the least of its queues; below 0 it waits to be reaped.
+        host, pid: where it runs.
+        concurrency: jobs at once.
+        running: jobs that ran.
+        held: jobs that were claimed and had not started.
+    """
+
+    id: str
+    queues: tuple[str, ...]
+    lease_s: float
+    host: str | None = None
+    pid: int | None = None
+    concurrency: int | None = None
+    running: int | None = None
+    held: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A dead letter and its queue.
+
+    Attributes:
+        queue: the queue.
+        letter: the letter.
+    """
+
+    queue: str
+    letter: Letter
+
+    @property
+    def message(self) -> Message | None:
+        """The message as it would run again, with its errors and losses forgotten; None when it cannot be read."""
+        try:
+            message = Message.parse(self.letter.raw)
+            Call.decode(message.body)
+        except MalformedMessage:
+            return None
+        return message.changed(retries=0, losses=0, since=0, id=message.header.id or self.letter.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What became of dead letters that were to run again, by their ids.
+
+    Attributes:
+        waiting: these are waiting jobs now.
+        alive: a job of the same id is alive; the letter stays.
+        unreadable: the message cannot be read, so that no worker could run it; the letter stays.
+        missing: there is no such letter (any more).
+    """
+
+    waiting: tuple[str, ...] = ()
+    alive: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+Place = tuple[QueueKeys, str]
+
+
+class Admin:
+    """The operator's view of everything under one namespace.
+
+    Args:
+        client: the app; it stays open, and is closed by whoever opened it.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def queues(self) -> list[QueueStatus]:
+        """Every queue that the app declares, or that a worker or producer has used."""
+        names = {*self._client.config.queues, *await self._broker.queues()}
+        return list(await asyncio.gather(*map(self.queue, sorted(names))))
+
+    async def queue(self, name: str) -> QueueStatus:
+        """One queue.
+
+        Raises:
+            ConfigError: it is not a queue's name.
+        """
+        sizes = await self._broker.sizes(self._client.keys.queue(name))
+        return QueueStatus(name, sizes.waiting, sizes.scheduled, sizes.running, sizes.dead, sizes.workers, sizes.counts)
+
+    async def workers(self) -> list[WorkerStatus]:
+        """Every registered worker, once for all its queues."""
+        await self._broker.open()  # learns Redis's time, by which leases end
+        names = await self._broker.queues()
+        found = await asyncio.gather(*(self._broker.workers(self._client.keys.queue(name)) for name in names))
+        merged: dict[str, list[tuple[str, float, bytes | None]]] = {}
+        for name, workers in zip(names, found, strict=True):
+            for worker, lease_s, card in workers:
+                merged.setdefault(worker, []).append((name, lease_s, card))
+        return [_worker_status(worker, entries) for worker, entries in sorted(merged.items())]
+
+    async def purge(self, queue: str) -> int:
+        """Throw away the waiting jobs of a queue; how many were. What is scheduled or runs is not touched."""
+        keys, gone = self._client.keys.queue(queue), 0
+        while some := await self._broker.purge(keys):
+            gone += some
+        return gone
+
+    # Dead letters
+
+    async def dead(
+        self, queue: str | None = None, limit: int = 100, *, task: str | None = None, reason: str | None = None
+    ) -> list[DeadLetter]:
+        """Dead letters, the newest of each queue first.
+
+        Args:
+            queue: only of this queue.
+            limit: so many at most.
+            task: only of this task.
+            reason: only those with this reason, ``worker lost`` for example.
+        """
+        found: list[DeadLetter] = []
+        for keys in await self._queues(queue):
+            async with aclosing(self._walk(keys, task, reason)) as letters:
+                async for letter in letters:
+                    if len(found) == limit:
+                        return found
+                    found.append(DeadLetter(keys.name, letter))
+        return found
+
+    async def dead_letter(self, job_id: str) -> DeadLetter | None:
+        """The dead letter of that id, or None."""
+        queues = await self._queues(None)
+        letters = await asyncio.gather(*(self._broker.letter(keys, job_id) for keys in queues))
+        found = [(keys, data) for keys, data in zip(queues, letters, strict=True) if data is not None]
+        return DeadLetter(found[0][0].name, _letter(found[0][1], job_id)) if found else None
+
+    async def dead_retry(
+        self,
+        ids: Sequence[str] = (),
+        *,
+        queue: str | None = None,
+        task: str | None = None,
+        reason: str | None = None,
+    ) -> Retried:
+        """Make dead letters waiting jobs again, under their ids and with all their retries.
+
+        Args:
+            ids: these; without ids, all that match. A job that dies again meanwhile is not tried twice.
+            queue: only of this queue.
+            task: only of this task.
+            reason: only those with this reason.
+        """
+        places, missing = await self._choose(ids, queue, task, reason)
+        sorted_: dict[str, list[str]] = {"waiting": [], "alive": [], "unreadable": [], "missing": missing}
+        for keys, job_id in places:
+            sorted_[await self._revive(keys, job_id)].append(job_id)
+        return Retried(**{name: tuple(each) for name, each in sorted_.items()})
+
+    async def dead_purge(
+        self,
+        ids: Sequence[str] = (),
+        *,
+        queue: str | None = None,
+        task: str | None = None,
+        reason: str | None = None,
+    ) -> int:
+        """Throw dead letters away; how many were. Arguments as in :meth:`dead_retry`."""
+        places, _ = await self._choose(ids, queue, task, reason)
+        gone = 0
+        for name, group in groupby(places, key=lambda place: place[0].name):
+            chosen = [job_id for _, job_id in group]
+            for start in range(0, len(chosen), _DISCARD):
+                gone += await self._broker.discard(self._client.keys.queue(name), chosen[start : start + _DISCARD])
+        return gone
+
+    @property
+    def _broker(self) -> Broker:
+        return self._client.session().broker
+
+    async def _queues(self, name: str | None) -> list[QueueKeys]:
+        names = [name] if name is not None else await self._broker.queues()
+        return [self._client.keys.queue(each) for each in names]
+
+    async def _walk(self, keys: QueueKeys, task: str | None, reason: str | None) -> AsyncGenerator[Letter, None]:
+        """The letters of one queue that match; one that moves to another page meanwhile comes once."""
+        seen: set[str] = set()
+        offset = 0
+        while page := await self._broker.dead(keys, _PAGE, offset):
+            offset += len(page)
+            for letter in map(_letter, page):
+                if letter.id not in seen and _matches(letter, task, reason):
+                    seen.add(letter.id)
+                    yield letter
+
+    async def _choose(
+        self, ids: Sequence[str], queue: str | None, task: str | None, reason: str | None
+    ) -> tuple[list[Place], list[str]]:
+        """Where the letters are that are meant, and which of the ids are of no letter that matches."""
+        queues = await self._queues(queue)
+        if not ids:
+            # All of them are noted first: a job that is retried and dies again at once is a new letter, and stays.
+            return [(keys, letter.id) for keys in queues async for letter in self._walk(keys, task, reason)], []
+        places: list[Place] = []
+        missing = []
+        for job_id in dict.fromkeys(ids):
+            letters = await asyncio.gather(*(self._broker.letter(keys, job_id) for keys in queues))
+            meant = [
+                (keys, job_id)
+                for keys, data in zip(queues, letters, strict=True)
+                if data is not None and _matches(_letter(data, job_id), task, reason)
+            ]
+            places += meant
+            missing += [job_id] * (not meant)
+        return places, missing
+
+    async def _revive(self, keys: QueueKeys, job_id: str) -> str:
+        """Make one letter a job; the name of the list in :class:`Retried` that it belongs in."""
+        data = await self._broker.letter(keys, job_id)
+        if data is None:
+            return "missing"
+        message = DeadLetter(keys.name, _letter(data, job_id)).message
+        if message is None:
+            return "unreadable"
+        level, new_id = message.header.level, str(message.header.id)
+        return _REVIVE_ANSWERS[await self._broker.revive(keys, job_id, data, new_id, message.raw, level)]
+
+
+def _letter(data: bytes, job_id: str = "?") -> Letter:
+    """A stored letter; one that cannot be read is shown as what it is."""
+    try:
+        return Letter.decode(data)
+    except MalformedMessage:
+        return Letter(job_id, "unreadable letter", data)
+
+
+def _matches(letter: Letter, task: str | None, reason: str | None) -> bool:
+    return task in (None, letter.task) and reason in (None, letter.reason)
+
+
+def _worker_status(worker: str, entries: Sequence[tuple[str, float, bytes | None]]) -> WorkerStatus:
+    """One worker from its entries in all its queues: (queue, seconds left of the lease, what it said of itself)."""
+    card = next((card for _, _, card in entries if card is not None), b"{}")
+    try:
+        said: dict[str, Any] = orjson.loads(card)
+        known = {name: said.get(name) for name in ("host", "pid", "concurrency", "running", "held")}
+    except (ValueError, AttributeError):
+        known = {}
+    queues = tuple(sorted(name for name, _, _ in entries))
+    return WorkerStatus(worker, queues, min(lease_s for _, lease_s, _ in entries), **known)

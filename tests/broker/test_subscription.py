@@ -1,0 +1,126 @@
+"""A subscription: channels that are listened to, and listened to again after a break."""
+
+import asyncio
+
+import pytest
+
+from rqueue.broker.endpoint import Endpoint
+from rqueue.broker.subscription import Subscription
+
+on_redis = pytest.mark.parametrize("url", ["redis"], indirect=True)
+
+
+class Ear:
+    """A subscription, and what it reported: awaited, never slept for."""
+
+    def __init__(self, connect):
+        self.messages: asyncio.Queue = asyncio.Queue()
+        self.listening: asyncio.Queue = asyncio.Queue()
+        self.subscription = Subscription(
+            connect,
+            lambda channel, payload: self.messages.put_nowait((channel, payload)),
+            lambda channels: self.listening.put_nowait(sorted(channels)),
+        )
+
+    async def heard(self):
+        async with asyncio.timeout(5):
+            return await self.messages.get()
+
+    async def listens(self):
+        async with asyncio.timeout(5):
+            return await self.listening.get()
+
+
+@pytest.fixture
+async def ear(broker):
+    ear = Ear(broker.endpoint.connection)
+    yield ear
+    await ear.subscription.close()
+
+
+async def until_connections(raw, count):
+    async with asyncio.timeout(5):
+        while len(bytes(await raw("CLIENT", "LIST", "TYPE", "pubsub")).splitlines()) != count:
+            pass
+
+
+async def test_what_is_published_is_heard(ear, raw):
+    """Breaks when a message is given under another channel, or a channel that is not listened to is heard."""
+    ear.subscription.add(b"a")
+    ear.subscription.add(b"b")
+    assert sorted(await ear.listens()) == [b"a", b"b"]
+    for channel, payload in ((b"x", b"0"), (b"b", b"1"), (b"a", b"\x00\xff\r\n")):
+        await raw("PUBLISH", channel, payload)
+    assert [await ear.heard(), await ear.heard()] == [(b"b", b"1"), (b"a", b"\x00\xff\r\n")]
+
+
+async def test_nothing_is_missed_from_the_report_on(ear, raw):
+    """Whoever looks after the report misses nothing. Breaks when it comes before the server has confirmed."""
+    for number in range(50):
+        channel = b"c%d" % number
+        ear.subscription.add(channel)
+        assert await ear.listens() == [channel]
+        assert await raw("PUBLISH", channel, b"m") == 1
+        assert await ear.heard() == (channel, b"m")
+
+
+async def test_a_removed_channel_is_heard_no_more(ear, raw):
+    """Nothing leaks. Breaks when channels pile up at the server."""
+    ear.subscription.add(b"a")
+    ear.subscription.add(b"b")
+    await ear.listens()
+    ear.subscription.remove(b"a")
+    async with asyncio.timeout(5):
+        while await raw("PUBLISH", b"a", b"gone"):
+            await ear.heard()
+    await raw("PUBLISH", b"b", b"1")
+    assert await ear.heard() == (b"b", b"1")
+
+
+async def test_the_last_word_counts(ear, raw):
+    """Breaks when adding and removing in one turn of the loop are sent in the wrong order."""
+    ear.subscription.add(b"a")
+    await ear.listens()
+    ear.subscription.remove(b"a")
+    ear.subscription.add(b"a")
+    ear.subscription.add(b"b")
+    ear.subscription.remove(b"b")
+    assert await ear.listens() == [b"a"]
+    assert [await raw("PUBLISH", b"a", b"1"), await raw("PUBLISH", b"b", b"1")] == [1, 0]
+
+
+@on_redis
+async def test_after_a_break_all_channels_are_listened_to_again(ear, raw):
+    """No end is missed: all are reported, so that all are looked at. Breaks when only new channels are subscribed."""
+    ear.subscription.add(b"a")
+    ear.subscription.add(b"b")
+    await ear.listens()
+    await raw("CLIENT", "KILL", "TYPE", "pubsub")
+    listening = await ear.listens()
+    while listening != [b"a", b"b"]:
+        listening = sorted([*listening, *await ear.listens()])
+    await raw("PUBLISH", b"b", b"after")
+    assert await ear.heard() == (b"b", b"after")
+    await until_connections(raw, 1)
+
+
+async def test_it_waits_for_a_server_that_is_not_there(new_server):
+    """Breaks when the first connection must succeed."""
+    server = new_server()
+    server.kill()
+    ear = Ear(Endpoint(server.url).connection)
+    ear.subscription.add(b"a")
+    server.start()
+    assert await ear.listens() == [b"a"]
+    await ear.subscription.close()
+
+
+@on_redis
+async def test_close_ends_the_connection(broker, raw):
+    """Nothing leaks. Breaks when the connection or a task outlives it."""
+    ear = Ear(broker.endpoint.connection)
+    ear.subscription.add(b"a")
+    await ear.listens()
+    await until_connections(raw, 1)
+    await ear.subscription.close()
+    await until_connections(raw, 0)

@@ -1,0 +1,58 @@
+"""Redis's time as seen from here, and a clock that nobody sets."""
+
+import time
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rqueue.policy.clock import RedisClock, elapsed_s, local_ms
+
+
+class ManualClock:
+    """A clock that goes when it is told to."""
+
+    def __init__(self, now_ms: int) -> None:
+        self.now_ms = now_ms
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+
+def test_before_anything_was_observed_it_is_this_machines_time():
+    assert RedisClock(ManualClock(5)).now_ms() == 5
+
+
+@given(st.integers(0, 2**53), st.integers(0, 2**53), st.integers(-(10**6), 10**9))
+def test_it_goes_on_from_what_was_observed(local: int, redis: int, passed: int):
+    """`passed` may be negative: somebody set this machine's clock back, and the next observation mends it."""
+    here = ManualClock(local)
+    clock = RedisClock(here)
+    clock.observe(redis)
+    assert clock.now_ms() == redis
+    here.now_ms += passed
+    assert clock.now_ms() == redis + passed
+
+
+def test_the_last_observation_counts():
+    here = ManualClock(1_000)
+    clock = RedisClock(here)
+    clock.observe(9_000)
+    here.now_ms = 2_000
+    clock.observe(3_000)
+    here.now_ms = 2_500
+    assert clock.now_ms() == 3_500
+
+
+def test_local_time_is_the_wall_clocks_in_ms():
+    before = time.time_ns()
+    now = local_ms()
+    assert before // 1_000_000 <= now <= time.time_ns() // 1_000_000
+
+
+def test_elapsed_time_never_goes_back_and_is_in_seconds():
+    before, begun = elapsed_s(), time.monotonic()
+    marks = [elapsed_s() for _ in range(1_000)]
+    after, ended = elapsed_s(), time.monotonic()
+    assert sorted(marks) == marks
+    assert before <= marks[0]
+    assert abs((after - before) - (ended - begun)) < 0.5
