@@ -61,6 +61,26 @@ def translate(error: BaseException) -> BrokerError:
     return BrokerError(text)
 
 
+def pack(command: Sequence[Argument]) -> bytes:
+    """A command in Redis's protocol; redis-py's own packing took a sixth of a worker's time.
+
+    Raises:
+        TypeError: an argument is neither bytes nor text nor a whole number.
+    """
+    parts = [b"*%d\r\n" % len(command)]
+    for argument in command:
+        if isinstance(argument, bytes):
+            data = argument
+        elif isinstance(argument, str):
+            data = argument.encode()
+        elif isinstance(argument, int):
+            data = b"%d" % argument
+        else:
+            raise TypeError(f"a {type(argument).__name__}")
+        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(parts)
+
+
 def is_elsewhere(error: BaseException) -> bool:
     """True when the error says that another server is the one to ask: drop the connection and look again."""
     return isinstance(error, _REDISCOVER_TYPES) or str(error).startswith(_REDISCOVER)
@@ -154,7 +174,7 @@ class Link:
             while self._outbox:
                 connection = self._connection or await self._open()
                 batch, self._outbox = self._outbox, []
-                packed = self._pack(connection, [each for each in batch if not each[1].done()])
+                packed = self._pack([each for each in batch if not each[1].done()])
                 await connection.send_packed_command(packed, check_health=False)
             written, self._written = self._written, []
             for future in written:
@@ -169,20 +189,18 @@ class Link:
         finally:
             self._writer = None
 
-    def _pack(
-        self, connection: AbstractConnection, batch: list[tuple[Sequence[Argument], asyncio.Future[Reply]]]
-    ) -> list[bytes]:
+    def _pack(self, batch: list[tuple[Sequence[Argument], asyncio.Future[Reply]]]) -> list[bytes]:
         """The batch's bytes; its futures are pending from now on, but for what cannot be packed."""
         if not self._pending:
             self._moved_s = asyncio.get_running_loop().time()
             self._watch_replies()
         try:
-            packed = connection.pack_commands([command for command, _ in batch])
+            packed = [pack(command) for command, _ in batch]
         except Exception as exc:  # noqa: BLE001 - one caller's argument, whatever it is, must not stop the others
             if len(batch) == 1:
                 _fail(batch[0][1], BrokerError(f"an argument cannot be sent to Redis: {exc}"))
                 return []
-            return [chunk for each in batch for chunk in self._pack(connection, [each])]
+            return [chunk for each in batch for chunk in self._pack([each])]
         self._pending.extend(future for _, future in batch)
         return packed
 
@@ -205,7 +223,7 @@ class Link:
                 setup: list[tuple[Argument, ...]] = [(b"CLIENT", b"ID")]
                 if self._scripts:
                     setup += [(b"SCRIPT", b"LOAD", script.source) for script in SCRIPTS.values()]
-                await connection.send_packed_command(connection.pack_commands(setup), check_health=False)
+                await connection.send_packed_command(map(pack, setup), check_health=False)
                 replies = [await _reply_or_error(connection) for _ in setup]
         except BaseException:
             await connection.disconnect(nowait=True)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import redis.exceptions
 from redis.asyncio.connection import AbstractConnection
 
+from rqueue.broker.link import Argument, pack
+
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
 
@@ -78,13 +80,13 @@ class Subscription:
             await self._has_changed.wait()
             self._has_changed.clear()
             changed, self._changed = self._changed, {}
-            commands = []
+            commands: list[tuple[Argument, ...]] = []
             if added := [channel for channel, wanted in changed.items() if wanted]:
                 commands.append((b"SUBSCRIBE", *added))
             if removed := [channel for channel, wanted in changed.items() if not wanted]:
                 commands.append((b"UNSUBSCRIBE", *removed))
             try:
-                await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+                await connection.send_packed_command(map(pack, commands), check_health=False)
             except (redis.exceptions.RedisError, OSError):
                 return  # the reader meets the same break, and reports it
 
