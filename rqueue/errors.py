@@ -123,6 +123,21 @@ class WaitTimeout(RQueueError, TimeoutError):
     """``result(timeout=…)`` waited that long and the job had not ended; it goes on, and can be asked again."""
 
 
+class EnqueueManyFailed(BrokerError):
+    """Of the calls given to ``enqueue_many`` one queue's were enqueued and another's were not.
+
+    Attributes:
+        jobs: for each call its handle, or None.
+        errors: for each call its error, or None.
+    """
+
+    def __init__(self, jobs: Sequence[Any], errors: Sequence[BaseException | None]) -> None:
+        self.jobs, self.errors = tuple(jobs), tuple(errors)
+        first = next(error for error in errors if error is not None)
+        failed = sum(error is not None for error in errors)
+        super().__init__(f"{failed} of {len(errors)} calls were not enqueued, the first because: {first}")
+
+
 class ResultNotKept(JobError):
     """The job succeeded, and Redis was too full to keep its value."""
 

@@ -1,15 +1,17 @@
 """The pytest plugin: ``rqueue_app``, ``rqueue_worker`` and ``rqueue_eager``.
 
 A test suite says which app it tests by a fixture ``rqueue_target``, which returns the :class:`~rqueue.RQueue`.
+
+pytest loads this wherever rqueue is installed, so it must load without what only the fixtures need.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
 if TYPE_CHECKING:
     from rqueue.app import RQueue
@@ -31,15 +33,6 @@ def rqueue_app(rqueue_target: RQueue) -> Iterator[RQueue]:
         yield app
 
 
-@pytest_asyncio.fixture
-async def rqueue_worker(rqueue_app: RQueue) -> AsyncIterator[Worker]:
-    """A worker for the app; ``await rqueue_worker.drain()`` waits until everything is done."""
-    from rqueue.testing import working
-
-    async with working(rqueue_app) as worker:
-        yield worker
-
-
 @pytest.fixture
 def rqueue_eager(rqueue_target: RQueue) -> Iterator[RQueue]:
     """The app running each job where it is enqueued."""
@@ -47,3 +40,22 @@ def rqueue_eager(rqueue_target: RQueue) -> Iterator[RQueue]:
 
     with eager(rqueue_target) as app:
         yield app
+
+
+if find_spec("pytest_asyncio") is not None:
+    import pytest_asyncio
+
+    @pytest_asyncio.fixture
+    async def rqueue_worker(rqueue_app: RQueue) -> AsyncIterator[Worker]:
+        """A worker for the app; ``await rqueue_worker.drain()`` waits until everything is done."""
+        from rqueue.testing import working
+
+        async with working(rqueue_app) as worker:
+            yield worker
+
+else:
+
+    @pytest.fixture
+    def rqueue_worker() -> None:
+        """Say what is missing."""
+        raise pytest.UsageError("rqueue_worker needs pytest-asyncio: pip install 'rqueue[test]'")

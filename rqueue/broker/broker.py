@@ -10,13 +10,14 @@ import asyncio
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from rqueue.broker.endpoint import Endpoint
 from rqueue.broker.link import Argument, Link, NoScript, Reply
 from rqueue.broker.scripts import SCRIPTS
-from rqueue.errors import BrokerError, BrokerUnavailable, ReplyLost
+from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, ReplyLost
 from rqueue.policy.clock import RedisClock, elapsed_s
 from rqueue.wire.keys import MAIN, Keys, QueueKeys
 from rqueue.wire.message import TOKEN
@@ -135,6 +136,14 @@ class Broker:
         Raises:
             BrokerUnavailable: Redis cannot be reached.
         """
+        await self.sync_clock()
+
+    async def sync_clock(self) -> None:
+        """Ask Redis for its time; claims keep it up to date from then on.
+
+        Raises:
+            BrokerUnavailable: Redis cannot be reached.
+        """
         seconds, micros = await self._link.call(b"TIME")
         self.clock.observe(int(seconds) * 1000 + int(micros) // 1000)
 
@@ -170,8 +179,9 @@ class Broker:
         """Make the queue known to those who look for all queues; once a minute, since somebody may flush Redis."""
         now = elapsed_s()
         if now - self._announced.get(queue, -math.inf) >= ANNOUNCE_EVERY_S:
-            await self._link.call(b"SADD", self.keys.queues, queue)
-            self._announced[queue] = now
+            with suppress(BrokerFull):  # it is known from an earlier time, or will be
+                await self._link.call(b"SADD", self.keys.queues, queue)
+                self._announced[queue] = now
 
     async def enqueue(
         self, keys: QueueKeys, producer: str, lane: int, number: int, jobs: Sequence[Enqueued]
@@ -299,9 +309,23 @@ class Broker:
         reply = await self._run("ack", names, arguments)
         return None if reply is None else bytes(reply)
 
-    async def record(self, keys: QueueKeys, job_id: str, record: bytes, ttl: str) -> None:
-        """Keep the result of a job that was settled before it started. May be repeated."""
-        await self._run("record", (keys.result(job_id), keys.counts), (record, ttl))
+    async def record(
+        self,
+        keys: QueueKeys,
+        job_id: str,
+        record: bytes,
+        ttl: str,
+        letter: bytes = b"",
+        keep: int = 0,
+        keep_s: float = 0,
+    ) -> None:
+        """Keep the result, and the dead letter if any, of a job that was settled before it started.
+
+        May be repeated.
+        """
+        _check_done(Done(b"", job_id, record, ttl))
+        names = (keys.result(job_id), keys.counts, keys.dead, keys.letters)
+        await self._run("record", names, (record, ttl, job_id, letter, keep, _ms(keep_s)))
 
     async def retry(
         self,
@@ -475,6 +499,12 @@ class Broker:
         """Make a dead letter a waiting job: 1 done, 0 the letter has gone or changed, 2 the id is alive."""
         names = (keys.dead, keys.letters, keys.jobs, keys.result(job_id), *keys.lists)
         return int(await self._run("revive", names, (letter_id, letter, job_id, message, level)))
+
+    async def discard_old(self, keys: QueueKeys, keep_s: float) -> int:
+        """Throw away up to 1,000 dead letters that are older than that; how many were."""
+        before = self.clock.now_ms() - _ms(keep_s)
+        ids = await self._link.call(b"ZRANGEBYSCORE", keys.dead, b"-inf", before, b"LIMIT", 0, 1000)
+        return await self.discard(keys, [each.decode() for each in ids])
 
     async def discard(self, keys: QueueKeys, ids: Sequence[str]) -> int:
         """Throw dead letters away; how many there were."""

@@ -11,7 +11,7 @@ import typer
 from rqueue.cli import options
 from rqueue.cli.exits import MEANINGS, Code, fail
 from rqueue.cli.lookup import find_client
-from rqueue.cli.output import run, show_json, show_table
+from rqueue.cli.output import confirm, run, show_json, show_table
 from rqueue.client.admin import Admin, DeadLetter, Retried
 
 commands = typer.Typer(
@@ -113,7 +113,7 @@ def purge(
     _check_choice(ids, all_=all_)
     client = find_client(app, url, namespace)
     if all_ and not yes:
-        typer.confirm(f"throw away all dead letters that match at {client.endpoint.shown}?", abort=True, err=True)
+        confirm(f"throw away all dead letters that match at {client.endpoint.shown}?")
     gone = run(client, lambda: Admin(client).dead_purge(ids or (), queue=queue, task=task, reason=reason))
     if json:
         show_json({"purged": gone})

@@ -195,11 +195,11 @@ def _start_server(stack: ExitStack) -> tuple[str, str]:
     from rqueue.embedded import EmbeddedServer, find_server
 
     server = stack.enter_context(EmbeddedServer())
-    return server.url, f"embedded {find_server()} at {server.url}"
+    return server.url, f"embedded {find_server().name} at {server.url}"
 
 
 def _show(report: Report) -> None:
-    show_table("rqueue demo", COLUMNS, report.cells())
+    show_table("jobs by queue; p50 and p99 of the time from enqueue to end", COLUMNS, report.cells())
     typer.echo(f"server: {report.server}")
     typer.echo(f"throughput: {report.jobs_per_s:,.0f} jobs/s over {report.seconds:.1f} s, the recovery included")
     back = "not all of them came back" if report.recovered_s is None else f"done again {report.recovered_s:.1f} s later"

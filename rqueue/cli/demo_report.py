@@ -121,7 +121,7 @@ class Report:
             yield (row.queue, row.priority, row.jobs, row.done, row.redelivered, row.lost, *latencies)
 
 
-COLUMNS = ("queue", " priority", " jobs", " done", " redelivered", " lost", " latency p50", " latency p99")
+COLUMNS = ("queue", " prio", " jobs", " done", " redelivered", " lost", " p50", " p99")
 
 
 def _row(name: str, priority: int | None, sent: Sequence[Sent], oracle: Oracle) -> Row:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from typing import Any, Final
 
@@ -44,4 +43,4 @@ def make_app(url: str) -> RQueue:
     return app
 
 
-app = make_app(os.environ.get("RQUEUE_URL", DEFAULT_URL))
+app = make_app(DEFAULT_URL)  # the workers are told another URL by their environment

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rqueue.app import RQueue
+from rqueue.cli.exits import Code, fail
 from rqueue.wire import codec
 
 T = TypeVar("T")
@@ -45,6 +46,17 @@ def show_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
     console().print(table)
+
+
+def confirm(question: str) -> None:
+    """Ask on stderr, since stdout is for the answer's document; no answer is a no.
+
+    Raises:
+        typer.Exit: the answer is no.
+    """
+    typer.echo(f"{question} [y/N] ", err=True, nl=False)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        fail("nothing was changed", Code.FAILED)
 
 
 def console(*, stderr: bool = False) -> Console:

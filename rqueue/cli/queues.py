@@ -10,7 +10,7 @@ import typer
 
 from rqueue.cli import options
 from rqueue.cli.lookup import find_client
-from rqueue.cli.output import run, show_json, show_table
+from rqueue.cli.output import confirm, run, show_json, show_table
 from rqueue.client.admin import Admin, QueueStatus
 from rqueue.wire.keys import MAIN
 
@@ -85,7 +85,7 @@ def purge(
     status = run(client, lambda: admin.queue(queue))
     if not yes:
         text = f"throw away {status.waiting_total} waiting job(s) of the queue {queue} at {client.endpoint.shown}?"
-        typer.confirm(text, abort=True, err=True)
+        confirm(text)
     gone = run(client, lambda: admin.purge(queue))
     if json:
         show_json({"queue": queue, "purged": gone})

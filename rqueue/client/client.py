@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import secrets
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from rqueue.broker.broker import Enqueued, Known
 from rqueue.broker.endpoint import Endpoint
 from rqueue.client.context import CURRENT, Request
 from rqueue.client.job import Job, JobInfo, SyncJob
+from rqueue.client.listener import is_abandoned
 from rqueue.client.options import INHERIT, TaskKwargs, TaskOptions
 from rqueue.client.portal import Portal
 from rqueue.client.registry import Registry, default_name
 from rqueue.client.session import Session
 from rqueue.client.task import BoundDecorator, Decorator, Signature, Task
 from rqueue.config import AppConfig
-from rqueue.errors import BrokerUnavailable, ConfigError, JobNotFound, MessageTooLarge, WaitTimeout
+from rqueue.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    ConfigError,
+    EnqueueManyFailed,
+    JobNotFound,
+    MessageTooLarge,
+    WaitTimeout,
+)
 from rqueue.policy.clock import RedisClock
 from rqueue.policy.routing import choose_priority, choose_queue
 from rqueue.wire.keys import MAIN, Keys, QueueKeys
@@ -51,6 +62,7 @@ class Client:
         self._sessions: dict[asyncio.AbstractEventLoop, Session] = {}
         self._portal: Portal | None = None
         self._portal_lock = threading.Lock()
+        self._closing: asyncio.Task[None] | None = None
 
     # Tasks
 
@@ -91,6 +103,8 @@ class Client:
     async def enqueue(self, signature: Signature[R]) -> Job[R]:
         """Enqueue one call; see :meth:`~rqueue.client.task.Task.enqueue`."""
         session = self.session()
+        if signature.expires and not session.broker.clock.is_observed:
+            await session.broker.sync_clock()
         queue, item = self._message(signature, session.broker.clock)
         (fresh,) = await self._put(session, queue, [item])
         return Job(self, item.id, queue, duplicate=not fresh)
@@ -98,10 +112,13 @@ class Client:
     async def enqueue_many(self, signatures: Sequence[Signature[Any]]) -> list[Job[Any]]:
         """Enqueue many calls; all of one queue's in one step. All are checked before any is sent.
 
-        Raises what :meth:`~rqueue.client.task.Task.enqueue` raises; with several queues, those of another may be
-        enqueued already: the jobs' ids say so in EnqueueUnknown, else ``job.info()`` does.
+        Raises:
+            EnqueueManyFailed: one queue took its jobs and another did not; it says so for each call.
+            Exception: where nothing was enqueued, what :meth:`~rqueue.client.task.Task.enqueue` raises.
         """
         session = self.session()
+        if not session.broker.clock.is_observed and any(signature.expires for signature in signatures):
+            await session.broker.sync_clock()
         prepared = [self._message(signature, session.broker.clock) for signature in signatures]
         by_queue: dict[str, list[Enqueued]] = {}
         for queue, item in prepared:
@@ -109,23 +126,28 @@ class Client:
         answers = await asyncio.gather(
             *(self._put(session, queue, items) for queue, items in by_queue.items()), return_exceptions=True
         )
-        fresh: dict[str, Any] = {}
-        for queue, answer in zip(by_queue, answers, strict=True):
-            if isinstance(answer, BaseException):
-                raise answer
-            fresh[queue] = iter(answer)
-        return [Job(self, item.id, queue, duplicate=not next(fresh[queue])) for queue, item in prepared]
+        failed = {queue: each for queue, each in zip(by_queue, answers, strict=True) if isinstance(each, BaseException)}
+        fresh = {queue: iter(each) for queue, each in zip(by_queue, answers, strict=True) if isinstance(each, list)}
+        jobs: list[Job[Any] | None] = [
+            None if queue in failed else Job(self, item.id, queue, duplicate=not next(fresh[queue]))
+            for queue, item in prepared
+        ]
+        if not failed:
+            return [job for job in jobs if job is not None]
+        if not fresh or not all(isinstance(error, BrokerError) for error in failed.values()):
+            raise next(iter(failed.values()))
+        raise EnqueueManyFailed(jobs, [failed.get(queue) for queue, _ in prepared])
 
     def enqueue_sync(self, signature: Signature[R]) -> SyncJob[R]:
         """Enqueue one call from synchronous code; see :meth:`~rqueue.client.task.Task.delay`."""
-        refuse_running_loop("task.delay() and task.apply_async()", "await task.enqueue(…)")
+        if self.eager is None or CURRENT.get() is None:
+            refuse_running_loop("task.delay() and task.apply_async()", "await task.enqueue(…)")
         portal = self.portal()
         # Made in this thread, since the running job is known here; only the sending happens in the portal's loop.
-        clock: RedisClock = portal.call(self._clock)
+        clock: RedisClock = portal.call(self._synced_clock if signature.expires else self._clock)
         queue, item = self._message(signature, clock)
         if self.eager is not None:
-            with asyncio.Runner() as runner:
-                runner.run(self._eager_once(queue, item))
+            _run_here(lambda: self._eager_once(queue, item))
             return SyncJob(Job(self, item.id, queue), portal.call)
 
         async def put() -> bool:
@@ -180,7 +202,9 @@ class Client:
         """What is open in the running loop."""
         loop = asyncio.get_running_loop()
         session = self._sessions.get(loop)
-        if session is None or not session.is_usable():
+        if session is None or not session.is_usable() or session.broker.endpoint is not self.endpoint:
+            if session is not None and session.is_usable():
+                self._closing = asyncio.create_task(session.close())  # the app has moved to another server
             self._sessions = {other: each for other, each in self._sessions.items() if each.is_usable()}
             session = self._sessions[loop] = Session(self.endpoint, self.keys, self.config.limits)
         return session
@@ -199,6 +223,12 @@ class Client:
 
     async def _clock(self) -> RedisClock:
         return self.session().broker.clock
+
+    async def _synced_clock(self) -> RedisClock:
+        broker = self.session().broker
+        if not broker.clock.is_observed:
+            await broker.sync_clock()
+        return broker.clock
 
     async def _put(self, session: Session, queue: str, items: Sequence[Enqueued]) -> list[bool]:
         if self.eager is not None:
@@ -219,7 +249,7 @@ class Client:
         found = [
             (keys, known)
             for (keys, _), known in zip(pairs, await broker.known(pairs), strict=True)
-            if known.record is not None or known.is_alive or known.is_dead
+            if known.is_alive or known.is_dead or (known.record is not None and not is_abandoned(known))
         ]
         if not found:
             raise JobNotFound(job_id)
@@ -256,6 +286,23 @@ class Client:
                 "store large data elsewhere and send a reference"
             )
         return queue, Enqueued(job_id, options.job_id is not None, level, options.due(), message)
+
+
+def _run_here(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a coroutine function to its end in this thread; where a loop runs already, in one that is waited for."""
+
+    def run() -> None:
+        with asyncio.Runner() as runner:
+            runner.run(function())
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        run()
+    else:
+        context = contextvars.copy_context()
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(context.run, run).result()
 
 
 def refuse_running_loop(what: str, instead: str) -> None:

@@ -121,11 +121,19 @@ class Listener:
                     _report(topic, known)
 
 
+def is_abandoned(known: Known) -> bool:
+    """True when a job that should be alive by its record is not: purged, or flushed away.
+
+    STARTED says nothing: a job with ``acks_late=False`` is settled while it runs.
+    """
+    return not known.is_alive and known.record is not None and known.record.startswith(b'{"state":"RETRY"')
+
+
 def _report(topic: _Topic, known: Known) -> None:
     if known.is_alive:
         return
     error: Exception = JobNotFound(topic.job_id)
-    if known.record is not None:
+    if known.record is not None and not is_abandoned(known):
         try:
             _deliver(topic, known.record)
         except MalformedMessage as exc:

@@ -34,6 +34,11 @@ class Signature(Generic[R_co]):
     kwargs: Mapping[str, Any]
     options: CallOptions
 
+    @property
+    def expires(self) -> bool:
+        """Whether it must start within a time: then Redis's clock has to be known."""
+        return self.options.expires is not None or self.task.defaults.expires is not None
+
 
 class Prepared(Generic[P, R]):
     """A task with options for its next calls: ``task.options(priority=9)``."""

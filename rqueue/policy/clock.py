@@ -24,11 +24,15 @@ class RedisClock:
 
     Args:
         local: this machine's clock in ms, for tests.
+
+    Attributes:
+        is_observed: Redis has been asked; until then this machine's clock is taken for its.
     """
 
     def __init__(self, local: Callable[[], int] = local_ms) -> None:
         self._local = local
         self._offset_ms = 0
+        self.is_observed = False
 
     def now_ms(self) -> int:
         """Redis's time, in ms since the epoch; off by at most the round trip in which it was observed."""
@@ -37,3 +41,4 @@ class RedisClock:
     def observe(self, redis_ms: int) -> None:
         """Take note of what Redis said the time is."""
         self._offset_ms = redis_ms - self._local()
+        self.is_observed = True

@@ -59,6 +59,7 @@ LIFECYCLE: Final = (
     Move(Place.CLAIMED, "track", Place.CLAIMED),
     Move(Place.CLAIMED, "ack", Place.SETTLED),
     Move(Place.SETTLED, "record", Place.SETTLED),
+    Move(Place.SETTLED, "record", Place.DEAD),
     Move(Place.CLAIMED, "retry", Place.SCHEDULED),
     Move(Place.CLAIMED, "bury", Place.DEAD),
     Move(Place.CLAIMED, "release", Place.WAITING),

@@ -33,11 +33,15 @@ class EagerRunner:
         broker = self._client.session().broker
         await broker.announce(keys.name)
         for item in jobs:
-            record, ttl = await self._run(keys, item)
-            await broker.record(keys, item.id, record, ttl)
+            limits = self._client.config.limits
+            record, ttl, letter = await self._run(keys, item)
+            # A result that a worker would only announce is kept for a while: here nobody can be listening yet.
+            await broker.record(
+                keys, item.id, record, "60" if ttl == "0" else ttl, letter, limits.dead_max, limits.dead_ttl_s
+            )
         return [True] * len(jobs)
 
-    async def _run(self, keys: QueueKeys, item: Enqueued) -> tuple[bytes, str]:
+    async def _run(self, keys: QueueKeys, item: Enqueued) -> tuple[bytes, str, bytes]:
         limits, clock = self._client.config.limits, self._client.session().broker.clock
         judge = Judge(limits, WorkerConfig(unknown_task_s=0.001), clock.now_ms)
         message = Message.parse(item.message)
@@ -51,7 +55,9 @@ class EagerRunner:
             else:
                 settlement = judge.decide(job, prepared, Call("?"))
             match settlement:
-                case Ack(record, ttl) | Bury(record, ttl, _):
-                    return record, ttl
+                case Ack(record, ttl):
+                    return record, ttl, b""
+                case Bury(record, ttl, letter):
+                    return record, ttl, letter
                 case Defer(again, _, _):
                     message = again

@@ -28,7 +28,7 @@ from rqueue.worker.schedule import Schedule
 
 CLAIM_AT_ONCE = 200
 CLAIM_BYTES = 8 * 1024 * 1024
-_FULL_PAUSE_S = 1.0
+_NO_BLOCK_PAUSE_S = 1.0
 _AUDIT_BEATS = 3
 _LONGEST_HELD_S = 1.0
 _UNBLOCK_AGAIN_S = 0.1
@@ -65,7 +65,7 @@ class Fetcher:
         self._blocks: dict[int, asyncio.Task[bytes | None]] = {}
         self._turn = 0
         self._is_more = True
-        self._full_until_s = 0.0
+        self._no_block_until_s = 0.0
         self._audited_s = elapsed_s()
         self._audited_resets = broker.resets
         self._is_unsure = False
@@ -170,7 +170,7 @@ class Fetcher:
             self._begin_blocks()
 
     def _may_block(self) -> bool:
-        return elapsed_s() >= self._full_until_s
+        return elapsed_s() >= self._no_block_until_s
 
     def _begin_blocks(self) -> None:
         """Wait at the server for each queue; only right after a claim that found nothing more."""
@@ -208,10 +208,12 @@ class Fetcher:
                     arrived.append((self._queues[index], MAIN, raw))
             elif isinstance(error, BrokerFull):
                 # A full Redis refuses to block; claims by script go on, with a pause.
-                self._full_until_s = elapsed_s() + _FULL_PAUSE_S
+                self._no_block_until_s = elapsed_s() + _NO_BLOCK_PAUSE_S
             elif not isinstance(error, BrokerError):
                 raise error
             elif not isinstance(error, BrokerUnavailable):
+                # A tombstone: the next claim says that the lease is lost. Or the main list is none: do not spin.
+                self._no_block_until_s = elapsed_s() + _NO_BLOCK_PAUSE_S
                 event(logging.WARNING, "block refused", queue=self._queues[index].name, error=str(error))
         if arrived:
             await self._accept(arrived)
@@ -277,6 +279,7 @@ class Fetcher:
         self._blocks.clear()
         for job in self._inflight.take_held():
             self._inflight.gone(job)
+        self._no_block_until_s = 0.0
         self._lease.renumber()
         event(logging.WARNING, "lease lost, going on under a new id", worker=self._lease.worker, was=old)
         await register(self._broker, self._queues, self._lease)
@@ -291,7 +294,7 @@ class Fetcher:
             min(self._config.heartbeat_s, _LONGEST_HELD_S / 2) if self._inflight.held else self._config.heartbeat_s
         )
         if not self._may_block():
-            timeout_s = _FULL_PAUSE_S
+            timeout_s = _NO_BLOCK_PAUSE_S
         try:
             async with asyncio.timeout(timeout_s):
                 await fetch.wait()

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import secrets
 from collections.abc import Sequence
 
 from rqueue.broker.broker import Broker, Done
-from rqueue.config import Limits
+from rqueue.client.options import TaskOptions
+from rqueue.client.registry import Registry
+from rqueue.config import Limits, WorkerConfig
 from rqueue.errors import BrokerError, MalformedMessage, WorkerLost
 from rqueue.log import event
 from rqueue.policy.redelivery import Redelivery, redeliver
 from rqueue.wire.keys import QueueKeys
-from rqueue.wire.message import Message
-from rqueue.wire.record import Failure, Letter, Record
-from rqueue.wire.state import State
+from rqueue.wire.message import Call, Message
+from rqueue.wire.record import Failure
+from rqueue.worker.inflight import ClaimedJob, describe
+from rqueue.worker.judge import Judge
+from rqueue.worker.outcome import Ack, Bury
 
 REAP_AT_ONCE = 50
+_LOOKS_UNTIL_OLD = 12  # dead letters are looked through for old ones once a minute, with the default lease
 
 
 class Reaper:
@@ -27,18 +31,26 @@ class Reaper:
     Args:
         broker: the broker.
         queues: the queues to serve.
-        limits: how long results and dead letters are kept.
-        heartbeat_s: seconds between two looks.
-        max_deliveries: at this many losses a job is a dead letter.
+        tasks: what a task wants done about its results and dead letters.
+        judge: makes a failure of a job that has cost too many workers.
+        limits: how many dead letters are kept, and for how long.
+        config: the heartbeat, and at how many losses a job is a dead letter.
     """
 
     def __init__(
-        self, broker: Broker, queues: Sequence[QueueKeys], limits: Limits, heartbeat_s: float, max_deliveries: int
+        self,
+        broker: Broker,
+        queues: Sequence[QueueKeys],
+        tasks: Registry,
+        judge: Judge,
+        limits: Limits,
+        config: WorkerConfig,
     ) -> None:
-        self._broker, self._queues, self._limits = broker, queues, limits
-        self._heartbeat_s, self._max_deliveries = heartbeat_s, max_deliveries
+        self._broker, self._queues, self._tasks, self._judge, self._limits = broker, queues, tasks, judge, limits
+        self._heartbeat_s, self._max_deliveries = config.heartbeat_s, config.max_deliveries
         self._seen: set[tuple[str, str]] = set()
         self._cursor = 0
+        self._looks = 0
         self._number = 0
         self._id = secrets.token_hex(4)
 
@@ -55,8 +67,11 @@ class Reaper:
 
     async def tick(self) -> int:
         """One look; how many messages were moved. A worker is reaped when two looks in a row find its lease run out."""
+        self._looks += 1
         for keys in self._queues:
             await self._broker.announce(keys.name)
+            if self._looks % _LOOKS_UNTIL_OLD == 0:
+                await self._broker.discard_old(keys, self._limits.dead_ttl_s)
         overdue = {(keys.name, worker): keys for keys in self._queues for worker in await self._broker.overdue(keys)}
         self._cursor, orphans = await self._broker.orphans(self._queues, self._cursor)
         moved = 0
@@ -99,33 +114,34 @@ class Reaper:
 
     async def _bury(self, keys: QueueKeys, worker: str, raw: bytes, message: Message) -> bool:
         """A job that has cost too many workers becomes a dead letter; false when its worker is alive after all."""
-        job_id = str(message.header.id)
+        job = ClaimedJob(keys, worker, message, str(message.header.id), rank=0)
         losses = message.header.losses
         failure = Failure(WorkerLost.__name__, f"{losses} workers died while they ran it; the last was {worker}")
-        letter = Letter(
-            id=job_id,
-            reason="worker lost",
-            raw=message.raw,
-            failure=failure,
-            died=self._broker.clock.now_ms(),
-            retries=message.header.retries,
-            losses=losses,
-        )
-        about = {"worker": worker, "losses": losses, "finished": self._broker.clock.now_ms()}
-        record = Record(State.FAILURE, None, failure, about).encode()
-        ttl_s = self._limits.result_ttl_s
-        done = Done(raw, job_id, record, "" if ttl_s is None else str(math.ceil(ttl_s)))
+        call, options = self._known(message)
+        settlement = self._judge.failed(job, failure, "worker lost", call, options)
+        assert isinstance(settlement, Ack | Bury)
+        letter, keep = (settlement.letter, self._limits.dead_max) if isinstance(settlement, Bury) else (b"", 0)
         self._number += 1
         answer = await self._broker.bury(
             keys,
             worker,
             f"reaper {self._id}",
             self._number,
-            done,
-            letter.encode(),
-            self._limits.dead_max,
+            Done(raw, job.id, settlement.record, settlement.ttl),
+            letter,
+            keep,
             self._limits.dead_ttl_s,
             by_reaper=True,
         )
-        event(logging.ERROR, "job failed", id=job_id, queue=keys.name, error="WorkerLost", losses=losses)
+        if answer == b"1":
+            event(logging.ERROR, "job failed", **describe(job), error="WorkerLost", losses=losses)
         return answer is not None
+
+    def _known(self, message: Message) -> tuple[Call | None, TaskOptions]:
+        """The call and its task's options, as far as they are known here."""
+        try:
+            call = Call.decode(message.body)
+        except MalformedMessage:
+            return None, TaskOptions()
+        task = self._tasks.find(call.task)
+        return call, task.defaults if task is not None else TaskOptions()

@@ -135,23 +135,24 @@ class Settler:
     async def _ask(self, lane: int, number: int, batch: Sequence[Item]) -> bytes | None:
         job, settlement, _ = batch[0]
         keys, worker, broker = job.keys, job.worker, self._broker
+        keep, keep_s = self._limits.dead_max, self._limits.dead_ttl_s
         match settlement:
             case Ack(record, ttl) if job.is_settled_early:
                 await broker.record(keys, job.id, record, ttl)
                 return b"1"
             case Ack():
                 return await broker.ack(keys, worker, lane, number, [_done(*item) for item in batch])
-            case Bury(record, ttl, _) if job.is_settled_early:
-                await broker.record(keys, job.id, record, ttl)
+            case Bury(record, ttl, letter) if job.is_settled_early:
+                await broker.record(keys, job.id, record, ttl, letter, keep, keep_s)
                 return b"1"
             case Bury(_, _, letter):
                 done = _done(*batch[0])
-                keep, keep_s = self._limits.dead_max, self._limits.dead_ttl_s
                 return await broker.bury(keys, worker, lane, number, done, letter, keep, keep_s)
-            case Defer(message, delay_s, _) if job.is_settled_early:
-                # It is in no list any more: it is enqueued again, under the number that makes a repetition harmless.
-                again = Enqueued(job.id, False, job.level, f"+{round(delay_s * 1000)}", message.raw)
+            case Defer(message, delay_s, record) if job.is_settled_early:
+                # It is in no list any more: it is enqueued again, unless that has happened and the reply was lost.
+                again = Enqueued(job.id, True, job.level, f"+{round(delay_s * 1000)}", message.raw)
                 await broker.enqueue(keys, worker, lane, number, [again])
+                await broker.record(keys, job.id, record, str(RETRY_RECORD_TTL_S))
                 return b"1"
             case Defer(message, delay_s, record):
                 raw, ttl_s = job.message.raw, RETRY_RECORD_TTL_S
@@ -176,7 +177,7 @@ class Settler:
             failure = Failure(type(error).__name__, f"Redis refused to store how it ended: {error}")
             await self._send(lane, [(job, self._judge.failed(job, failure, "failed"), None)])
         else:
-            # Left in the processing list: another worker gets it when this one leaves.
+            # Left in the processing list: the audit finds it again.
             self._close(batch[0], ord("0"))
 
     def _close(self, item: Item, mark: int) -> None:

@@ -161,13 +161,12 @@ class Worker:
         self._fetcher = Fetcher(broker, queues, inflight, lease, schedule, judge, client.config, config)
         self._executor = Executor(broker, client.tasks, inflight, lease, judge, limits)
         self._promoter = Promoter(broker, queues, schedule, signals.promote)
-        self._reaper = Reaper(broker, queues, limits, config.heartbeat_s, config.max_deliveries)
+        self._reaper = Reaper(broker, queues, client.tasks, judge, limits, config)
 
     async def _finish(self) -> None:
         """Claimed and unstarted jobs go back first; then what runs may end, as long as it is given time."""
         event(logging.INFO, "worker stopping", worker=self.id, running=self.running, held=self.held)
-        await self._fetcher.stop()
-        await self._executor.stop()
+        await asyncio.gather(self._executor.stop(), self._fetcher.stop())
         self._give_back(self._inflight.take_held())
         await self._wait_for_running(self._config.shutdown_timeout_s)
         for job in self._inflight.of(Phase.RUNNING):

@@ -45,8 +45,9 @@ def test_every_place_leads_to_an_end(place: Place):
     assert Place.SETTLED in reached(place)
 
 
-def test_a_settled_job_stays_settled():
-    assert {move.target for move in LIFECYCLE if move.source is Place.SETTLED} == {Place.SETTLED}
+def test_a_settled_job_does_not_run_again():
+    """Only a job that was settled before it started (acks_late=False) moves on: to its result, or its letter."""
+    assert {move.target for move in LIFECYCLE if move.source is Place.SETTLED} == {Place.SETTLED, Place.DEAD}
 
 
 def test_a_job_is_claimed_before_it_is_settled():

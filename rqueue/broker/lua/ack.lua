@@ -44,7 +44,7 @@ for i = 4, #ARGV, 4 do
     else
       redis.call('DEL', result)
     end
-    states[state] = (states[state] or 0) + 1
+    if state ~= 'STARTED' then states[state] = (states[state] or 0) + 1 end -- acks_late=False ends with record
   end
   out[#out + 1] = owned
 end

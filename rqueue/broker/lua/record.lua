@@ -2,8 +2,11 @@
 --
 -- KEYS[1] result  STR   the job's record, with a TTL
 -- KEYS[2] counts  HASH  jobs by the state in which they ended
+-- KEYS[3] dead     ZSET  id -> time of death in ms
+-- KEYS[4] letters  HASH  id -> dead letter
 -- ARGV[1] record
 -- ARGV[2] seconds to keep it ('' for ever, '0' not at all)
+-- ARGV[3] id, ARGV[4] dead letter ('' for none), ARGV[5] how many letters are kept, ARGV[6] for how many ms
 -- returns 1
 --
 -- May be repeated: only this worker ever writes the record of a job that it settled early.
@@ -23,6 +26,19 @@ if ttl == '' then
 elseif ttl ~= '0' then
   redis.call('SET', result, record, 'EX', ttl)
 end
-if is_new then redis.call('HINCRBY', counts, state, 1) end
+if ARGV[4] ~= '' then
+  local time, dead, letters = redis.call('TIME'), KEYS[3], KEYS[4]
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  redis.call('ZADD', dead, now, ARGV[3])
+  redis.call('HSET', letters, ARGV[3], ARGV[4])
+  for _, old in ipairs(redis.call('ZRANGEBYSCORE', dead, '-inf', now - tonumber(ARGV[6]), 'LIMIT', 0, 100)) do
+    redis.call('ZREM', dead, old)
+    redis.call('HDEL', letters, old)
+  end
+  for _ = 1, redis.call('ZCARD', dead) - tonumber(ARGV[5]) do
+    redis.call('HDEL', letters, redis.call('ZPOPMIN', dead)[1])
+  end
+end
+if is_new and state ~= 'RETRY' then redis.call('HINCRBY', counts, state, 1) end
 redis.call('EXPIRE', counts, 86400)
 return 1

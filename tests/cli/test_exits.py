@@ -1,0 +1,41 @@
+"""Errors as exit codes, and as one line on stderr."""
+
+import pytest
+import typer
+
+from rqueue import errors
+from rqueue.cli.exits import MEANINGS, Code, code_of, fail
+from rqueue.cli.lookup import NoApp
+
+CODES = [
+    (errors.JobFailed("1", "ValueError", "no"), Code.FAILED),
+    (errors.JobRevoked("1", "revoked"), Code.FAILED),
+    (errors.JobExpired("1", "expired"), Code.FAILED),
+    (errors.ResultNotKept("1"), Code.FAILED),
+    (errors.ConfigError("wrong"), Code.USAGE),
+    (NoApp("none"), Code.USAGE),
+    (errors.MessageTooLarge("large"), Code.USAGE),
+    (errors.MissingDependency("pip"), Code.USAGE),
+    (errors.BrokerUnavailable("away"), Code.REDIS),
+    (errors.BrokerFull("full"), Code.REDIS),
+    (errors.EnqueueUnknown(["1"]), Code.REDIS),
+    (errors.JobNotFound("1"), Code.NOT_FOUND),
+    (errors.WaitTimeout("late"), Code.TIMEOUT),
+    (errors.RQueueError("other"), Code.FAILED),
+]
+
+
+@pytest.mark.parametrize(("error", "code"), CODES, ids=lambda value: type(value).__name__)
+def test_each_error_has_its_code(error, code):
+    assert code_of(error) is code
+
+
+def test_failing_is_one_line_on_stderr(capsys):
+    with pytest.raises(typer.Exit) as caught:
+        fail("it is away", Code.REDIS)
+    assert caught.value.exit_code == 3
+    assert capsys.readouterr() == ("", "rqueue: it is away\n")
+
+
+def test_the_help_names_every_code():
+    assert all(f"{code.value} " in MEANINGS for code in Code if code is not Code.INTERRUPTED)

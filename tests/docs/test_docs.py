@@ -1,0 +1,338 @@
+"""The documentation is true: its code runs, its commands are there, its links lead somewhere.
+
+The pages' files are written into a directory and run as a reader would: the worker in a process of its own by the
+command that the page gives, on a real server whose address takes the place of the page's.
+"""
+
+import importlib
+import importlib.util
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import redis
+from httpx import ASGITransport, AsyncClient
+
+from rqueue.client.admin import Admin
+from rqueue.testing import in_memory, working
+from rqueue.wire.keys import Keys, QueueKeys
+
+ROOT = Path(__file__).parents[2]
+README, TUTORIAL, TESTING, GUARANTEES, PROTOCOL = (
+    ROOT / name
+    for name in ("README.md", "docs/tutorial.md", "docs/testing.md", "docs/guarantees.md", "docs/protocol.md")
+)
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+RQUEUE = [sys.executable, "-c", "from rqueue.cli import main; main()"]
+URL = "redis://localhost:6379/0"
+
+# What the Django view of the tutorial imports: Django is not installed, and not what is tested.
+DJANGO = """
+import json
+
+
+class HttpRequest:
+    def __init__(self, **values):
+        self.POST = values
+
+
+class JsonResponse:
+    def __init__(self, data, status=200):
+        self.status_code, self.content = status, json.dumps(data)
+"""
+VIEWS = """
+import asyncio
+from django.http import HttpRequest
+from views import app, create, show
+import json
+
+made = json.loads(create(HttpRequest(a="20", b="22")).content)
+app.portal().call(lambda: app.job(made["id"]).result(timeout=20))
+print(asyncio.run(show(HttpRequest(), made["id"])).content)
+print(asyncio.run(show(HttpRequest(), "nobody")).status_code)
+"""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page: its language, what else stands behind the fence, its text."""
+
+    language: str
+    info: str
+    text: str
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(r"^```(\w+)[ ]?([^\n]*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Block(*each) for each in found]
+
+
+def shell_lines(page: Path) -> list[list[str]]:
+    """The page's commands, each as its words."""
+    text = "\n".join(block.text for block in blocks(page) if block.language == "sh")
+    return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
+
+
+def command(page: Path, *beginning: str) -> list[str]:
+    """The one command of the page that begins so."""
+    (found,) = [words for words in shell_lines(page) if words[: len(beginning)] == list(beginning)]
+    return found
+
+
+def files(page: Path) -> dict[str, str]:
+    """The files that the page gives, by name."""
+    return {block.info.removeprefix("file="): block.text for block in blocks(page) if block.info.startswith("file=")}
+
+
+@pytest.fixture
+def unpack(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], Path]]:
+    """Write a page's files into a directory in which its programs are run; its modules are forgotten afterwards."""
+    names: set[str] = set()
+
+    def write(page: Path) -> Path:
+        for name, text in files(page).items():
+            (tmp_path / name).write_text(text.replace(URL, redis_url), encoding="utf-8")
+            names.add(name.removesuffix(".py"))
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    for name in ("RQUEUE_APP", "RQUEUE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    yield write
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def load(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+def run(*arguments: str, given: str | None = None) -> str:
+    """Run a program in the page's directory; what it prints."""
+    done = subprocess.run(
+        arguments, input=given, capture_output=True, text=True, timeout=40, check=False, env=environment()
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])}
+
+
+def run_rqueue(words: list[str]) -> str:
+    assert words[0] == "rqueue"
+    return run(*RQUEUE, *words[1:])
+
+
+@contextmanager
+def worker(words: list[str]) -> Iterator[None]:
+    """A worker process by a page's command, ended as the page says; it must end well."""
+    assert words[:2] == ["rqueue", "worker"]
+    log = Path.cwd() / "worker.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen([*RQUEUE, *words[1:]], stderr=output, env=environment())
+    try:
+        yield
+    finally:
+        process.terminate()
+        code = process.wait(20)
+    assert code == 0, log.read_text(encoding="utf-8")
+
+
+# The README
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("python_multipart") is None, reason="FastAPI's uploads need python-multipart"
+)
+async def test_the_web_app_of_the_readme(unpack):
+    unpack(README)
+    module = load("app")
+    web = AsyncClient(transport=ASGITransport(module.app), base_url="http://test")
+    async with web, module.app.router.lifespan_context(module.app):
+        answer = await web.post("/upload", files={"file": ("note.txt", b"one two \xff three")})
+        task_id = answer.json()["task_id"]
+        waiting = await web.get(f"/tasks/{task_id}")
+        assert waiting.json() == {"state": "PENDING", "result": None, "error": None}
+        assert (await web.get("/tasks/nobody")).status_code == 404
+        assert (await web.post("/upload", files={"file": ("large", bytes(1_000_000))})).status_code == 413
+        with worker(command(README, "rqueue", "worker")):
+            await module.queue.job(task_id).result(timeout=20)
+            done = await web.get(f"/tasks/{task_id}")
+            assert done.json() == {"state": "SUCCESS", "result": {"name": "note.txt", "words": 4}, "error": None}
+            assert run(sys.executable, "script.py") == "3\n"
+
+
+async def test_the_options_and_the_foreign_producer_of_the_readme(unpack, redis_url, capsys):
+    unpack(README)
+    module = load("options")
+    with redis.Redis.from_url(redis_url) as connection:
+        connection.execute_command(*command(README, "redis-cli", "LPUSH")[1:])
+    async with module.queue, module.queue.worker(concurrency=10) as inside:
+        await module.enqueue_some()
+        await inside.drain(scheduled=True)
+        ended = {name: (await Admin(module.queue).queue(name)).counts for name in ("default", "email", "reports")}
+    assert capsys.readouterr().out == "['welcome, cid', 'June, at the second run']\n"
+    assert ended == {"default": {"SUCCESS": 2}, "email": {"SUCCESS": 4}, "reports": {"SUCCESS": 1}}
+
+
+def test_the_commands_of_the_readme_are_those_of_the_program():
+    import typer.main
+
+    from rqueue.cli.program import program
+
+    def names(group: object, before: str) -> Iterator[str]:
+        for name, each in getattr(group, "commands", {}).items():
+            if getattr(each, "commands", None):
+                yield from names(each, f"{before} {name}")
+            else:
+                yield f"{before} {name}"
+
+    told = re.findall(r"^\| `(rqueue [a-z ]+)` \|", README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(told) == sorted(names(typer.main.get_command(program), "rqueue"))
+
+
+def test_the_two_commands_stand_at_the_top_of_the_readme():
+    assert [words[:2] for words in shell_lines(README)[:2]] == [["make", "demo"], ["make", "test"]]
+
+
+# The tutorial
+
+
+def test_the_server_of_the_tutorial(unpack):
+    directory = unpack(TUTORIAL)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    text = files(TUTORIAL)["server.py"]
+    (directory / "server.py").write_text(text.replace("6379", str(port)), encoding="utf-8")
+    assert run(sys.executable, "server.py", given="\n").strip() == f"redis://127.0.0.1:{port}/0 is up, Enter ends it"
+
+
+async def test_the_tutorial(unpack):
+    directory = unpack(TUTORIAL)
+    (directory / "django").mkdir()
+    (directory / "django" / "http.py").write_text(DJANGO, encoding="utf-8")
+    (directory / "try_views.py").write_text(VIEWS, encoding="utf-8")
+    with worker(command(TUTORIAL, "rqueue", "worker")):
+        first, *rest = run(sys.executable, "produce.py").splitlines()
+        assert first.endswith(" 3")
+        assert rest == [
+            "9900",
+            "{'width': 80, 'bytes': 4}",
+            "PENDING sent 5 characters to ann@example.org",
+            "http://example.org, at run 3",
+            "ZeroDivisionError division by zero",
+        ]
+        assert run_rqueue(command(TUTORIAL, "rqueue", "enqueue")).split()[-1] == "3"
+        assert run(sys.executable, "try_views.py") == '{"state": "SUCCESS", "result": 42}\n404\n'
+        await check_web(load("web"))
+        listed = run_rqueue(command(TUTORIAL, "rqueue", "dead", "list"))
+        (dead,) = re.findall(r"\b[0-9a-f]{32}\b", listed)
+        shown = run_rqueue([dead if word == "ID" else word for word in command(TUTORIAL, "rqueue", "dead", "show")])
+        assert "ZeroDivisionError" in shown
+        again = [dead if word == "ID" else word for word in command(TUTORIAL, "rqueue", "dead", "retry")]
+        assert run_rqueue(again).startswith("1 job")
+    assert "email" in run_rqueue(command(TUTORIAL, "rqueue", "queues"))
+    run_rqueue(command(TUTORIAL, "rqueue", "workers"))
+
+
+async def check_web(module: ModuleType) -> None:
+    web = AsyncClient(transport=ASGITransport(module.web), base_url="http://test")
+    async with web, module.web.router.lifespan_context(module.web):
+        made = await web.post("/mails", params={"to": "ann", "text": "hello"})
+        assert made.status_code == 202
+        await module.queue.job(made.json()["id"]).result(timeout=20)
+        answer = await web.get(f"/mails/{made.json()['id']}")
+        assert answer.json() == {"state": "SUCCESS", "result": "sent 5 characters to ann"}
+        assert (await web.get("/mails/nobody")).status_code == 404
+
+
+# The other pages
+
+
+@pytest.mark.parametrize("page", [TUTORIAL, TESTING], ids=lambda page: page.stem)
+def test_the_tests_on_the_page_pass(unpack, page):
+    directory = unpack(page)
+    names = sorted(path.name for path in directory.glob("test_*.py"))
+    assert names
+    # Not the options of this repository; warnings are errors here as well.
+    options = ["-q", "-p", "no:cacheprovider", "-W", "error", "-o", "asyncio_default_fixture_loop_scope=function"]
+    pytest_words = [sys.executable, "-m", "pytest", *options, *names]
+    assert " passed" in run(*pytest_words)
+
+
+def test_the_program_without_pytest(unpack):
+    unpack(TESTING)
+    assert run(sys.executable, "plain.py") == "['order 7'] 3\n"
+
+
+async def test_a_payment_is_booked_once_however_often_it_runs(unpack):
+    unpack(GUARANTEES)
+    module = load("payments")
+    with in_memory(module.app):
+        async with working(module.app):
+            once = module.pay.options(job_id="order-1")
+            assert await (await once.enqueue("ann", 5)).result(timeout=10) is True
+            assert await (await once.enqueue("ann", 5)).result(timeout=10) is False
+
+
+@pytest.mark.parametrize("page", [README, TUTORIAL, TESTING, GUARANTEES, PROTOCOL], ids=lambda page: page.name)
+def test_all_python_on_the_page_is_run(page):
+    """Each block is a file, and the tests above run each file: what cannot be run does not belong on the page."""
+    for block in blocks(page):
+        if block.language == "python":
+            assert block.info.startswith("file="), block.text
+            compile(block.text, block.info, "exec")
+    tested = Path(__file__).read_text(encoding="utf-8") + "".join(files(page).values())
+    for name in files(page):
+        module = name.removesuffix(".py")
+        uses = (f'"{name}"', f'"{module}"', f"from {module} import ", f"import {module}\n")
+        assert name.startswith(("test_", "conftest")) or any(use in tested for use in uses), name
+
+
+def test_the_protocol_names_each_key():
+    keys = QueueKeys("rqueue", "email")
+    named = {value for value in vars(keys).values() if isinstance(value, bytes) and not value.endswith(b":")}
+    for_workers = {make("<worker>") for make in (keys.processing, keys.started, keys.settled, keys.card)}
+    every = {*named, *keys.lists, *for_workers, keys.sent("<producer>"), keys.result("<id>"), Keys().queues}
+    every -= set(keys.lists[2:10])  # the table shows the first and the last of them
+    section = PROTOCOL.read_text(encoding="utf-8").partition("## Keys")[2].partition("\n## ")[0]
+    first_cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    assert sorted(re.findall(r"`([^`]+)`", " ".join(first_cells))) == sorted(key.decode() for key in every)
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if re.match(r"[a-z]+:", target):
+                continue
+            path, _, anchor = target.partition("#")
+            there = (page.parent / path).resolve() if path else page
+            assert there.exists(), f"{page.name}: {target}"
+            if anchor:
+                assert anchor in anchors(there), f"{page.name}: {target}"
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_files_that_pages_name_are_there():
+    for page in PAGES:
+        for name in re.findall(r"`((?:rqueue|tests|docs|benchmarks)/[\w/.-]+)`", page.read_text(encoding="utf-8")):
+            assert (ROOT / name).exists(), f"{page.name}: {name}"
