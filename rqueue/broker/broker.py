@@ -175,10 +175,15 @@ class Broker:
 
     # Producing
 
-    async def announce(self, queue: str) -> None:
-        """Make the queue known to those who look for all queues; once a minute, since somebody may flush Redis."""
+    async def announce(self, queue: str, *, again: bool = False) -> None:
+        """Make the queue known to those who look for all queues; once a minute, since somebody may flush Redis.
+
+        Args:
+            queue: its name.
+            again: at once, even if it was announced a moment ago.
+        """
         now = elapsed_s()
-        if now - self._announced.get(queue, -math.inf) >= ANNOUNCE_EVERY_S:
+        if again or now - self._announced.get(queue, -math.inf) >= ANNOUNCE_EVERY_S:
             with suppress(BrokerFull):  # it is known from an earlier time, or will be
                 await self._link.call(b"SADD", self.keys.queues, queue)
                 self._announced[queue] = now
