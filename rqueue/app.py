@@ -54,11 +54,13 @@ class RQueue(Client):
     ) -> None:
         limits = Limits(
             max_message_bytes=max_message_bytes,
-            result_ttl_s=None if result_ttl is None else seconds(result_ttl),
+            result_ttl_s=None if result_ttl is None else seconds(result_ttl, "result_ttl"),
             dead_max=dead_max,
-            dead_ttl_s=seconds(dead_ttl),
-            enqueue_timeout_s=seconds(enqueue_timeout),
+            dead_ttl_s=seconds(dead_ttl, "dead_ttl"),
+            enqueue_timeout_s=seconds(enqueue_timeout, "enqueue_timeout"),
         )
+        if isinstance(queues, str):
+            raise ConfigError(f"queues {queues!r}: a list of queues")
         named: dict[str, Queue] = {}
         for given in queues or ("default",):
             queue = given if isinstance(given, Queue) else Queue(given)
@@ -110,12 +112,14 @@ class RQueue(Client):
         # The one import that goes up when called: a web process never loads the worker.
         from rqueue.worker.worker import Worker
 
+        if isinstance(queues, str):
+            raise ConfigError(f"queues {queues!r}: a list of queues' names")
         config = WorkerConfig(
             queues=tuple(queues) or tuple(self.config.queues),
             concurrency=concurrency,
             prefetch_multiplier=prefetch_multiplier,
-            lease_s=seconds(lease),
-            shutdown_timeout_s=seconds(shutdown_timeout),
+            lease_s=seconds(lease, "lease"),
+            shutdown_timeout_s=seconds(shutdown_timeout, "shutdown_timeout"),
             **more,
         )
         return Worker(self, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -34,14 +35,30 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The record as one JSON object."""
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        fields = {"time": moment, "level": record.levelname.lower(), "event": record.getMessage()}
-        fields.update(getattr(record, "rqueue", {}))
+        fields = dict(getattr(record, "rqueue", {}))
+        fields |= {"time": moment, "level": record.levelname.lower(), "event": record.getMessage()}
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(fields, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        try:
+            return orjson.dumps(fields, default=_text, option=orjson.OPT_NON_STR_KEYS).decode()
+        except TypeError:  # a surrogate, a huge integer, a key of another kind: slower, and never lost
+            return json.dumps({str(name): _plainest(value) for name, value in fields.items()})
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception as exc:  # noqa: BLE001 - a line must not be lost because of what is in it
+        return f"<str() of a {type(value).__name__} raised {type(exc).__name__}>"
+
+
+def _plainest(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return _text(value)
 
 
 def _plain(value: Any) -> str:
-    text = value if isinstance(value, str) else str(value)
+    text = value if isinstance(value, str) else _text(value)
     # One event is one line, and a field ends at a space, whatever is in it.
     return repr(text) if not text.isprintable() or " " in text or text == "" else text

@@ -29,8 +29,8 @@ _RECORD = re.compile(rb'\{"state":"[A-Z]+"')
 
 PROMOTE_AT_ONCE: Final = 100
 PURGE_AT_ONCE: Final = 1000
-SENT_TTL_S: Final = 60
-ANNOUNCE_EVERY_S: Final = 60.0
+SENT_TTL_S: Final = 120  # twice the longest enqueue_timeout
+ANNOUNCE_EVERY_S: Final = 1.0
 
 
 class Enqueued(NamedTuple):
@@ -176,7 +176,7 @@ class Broker:
     # Producing
 
     async def announce(self, queue: str, *, again: bool = False) -> None:
-        """Make the queue known to those who look for all queues; once a minute, since somebody may flush Redis.
+        """Make the queue known to those who look for all queues; once a second, since somebody may flush Redis.
 
         Args:
             queue: its name.
@@ -258,10 +258,14 @@ class Broker:
             except BrokerError:
                 link.client_id = None  # an ACL without it: do not ask again on this connection
 
-    async def held(self, keys: QueueKeys, worker: str) -> list[bytes]:
-        """All that stands in the worker's processing list, the last claimed first, without tokens."""
-        messages = await _or_nothing(self._link.call(b"LRANGE", keys.processing(worker), 0, -1), [])
-        return [raw for raw in messages if raw != TOKEN]
+    async def audit(self, keys: QueueKeys, worker: str) -> list[str]:
+        """The SHA-1 of each message in the worker's processing list, the last claimed first; '' for a token."""
+        return [each.decode() for each in await self._run("audit", (keys.processing(worker),), ())]
+
+    async def held_at(self, keys: QueueKeys, worker: str, index: int) -> bytes | None:
+        """The message at that place of the worker's processing list."""
+        reply: bytes | None = await _or_nothing(self._link.call(b"LINDEX", keys.processing(worker), index), None)
+        return reply
 
     async def adopt(self, keys: QueueKeys, worker: str, items: Sequence[tuple[bytes, bytes, str]]) -> bytes | None:
         """Give ids to claimed messages: (bytes as claimed, bytes with the id, id). See ``adopt.lua`` for the reply."""
@@ -323,14 +327,27 @@ class Broker:
         letter: bytes = b"",
         keep: int = 0,
         keep_s: float = 0,
-    ) -> None:
+        *,
+        worker: str = "",
+        started_by: str = "",
+    ) -> bool:
         """Keep the result, and the dead letter if any, of a job that was settled before it started.
 
-        May be repeated.
+        May be repeated. False when ``worker`` is named and not registered any more; ``started_by`` is the worker in
+        whose name the job was started, where that is not the same.
         """
         _check_done(Done(b"", job_id, record, ttl))
-        names = (keys.result(job_id), keys.counts, keys.dead, keys.letters)
-        await self._run("record", names, (record, ttl, job_id, letter, keep, _ms(keep_s)))
+        names = (
+            keys.result(job_id),
+            keys.counts,
+            keys.dead,
+            keys.letters,
+            keys.jobs,
+            keys.started(worker or started_by),
+            keys.workers,
+        )
+        arguments = (record, ttl, job_id, letter, keep, _ms(keep_s), worker)
+        return bool(await self._run("record", names, arguments))
 
     async def retry(
         self,
@@ -344,6 +361,8 @@ class Broker:
         delay_s: float,
         record: bytes = b"",
         ttl_s: int = 0,
+        *,
+        is_settled_early: bool = False,
     ) -> bytes | None:
         """Put a claimed job off; None when not registered, b'0' when the claim was lost. Repeatable like ``ack``."""
         reply = await self._run(
@@ -359,7 +378,18 @@ class Broker:
                 keys.main,
                 keys.jobs,
             ),
-            (worker, lane, number, raw, job_id, message, _ms(delay_s), record, ttl_s),
+            (
+                worker,
+                lane,
+                number,
+                raw,
+                job_id,
+                message,
+                _ms(delay_s),
+                record,
+                ttl_s,
+                "1" if is_settled_early else "",
+            ),
         )
         return None if reply is None else bytes(reply)
 
@@ -434,7 +464,7 @@ class Broker:
     async def overdue(self, keys: QueueKeys) -> set[str]:
         """The workers whose lease has run out."""
         return {
-            name.decode()
+            name.decode("utf-8", "surrogateescape")
             for name in await self._link.call(b"ZRANGEBYSCORE", keys.workers, b"-inf", self.clock.now_ms())
         }
 
@@ -461,6 +491,7 @@ class Broker:
             keys.settled(worker),
             keys.card(worker),
             *keys.lists,
+            keys.jobs,
         )
         return int(await self._run("reap", names, arguments))
 
@@ -474,7 +505,7 @@ class Broker:
             for keys in queues:
                 if name.startswith(keys.main + b":processing:"):
                     worker = keys.worker_of(name)
-                    if await self._link.call(b"ZSCORE", keys.workers, worker) is None:
+                    if await self._link.call(b"ZSCORE", keys.workers, name.removeprefix(keys.processing(""))) is None:
                         mine.append((keys, worker))
         return int(cursor), mine
 
@@ -526,8 +557,8 @@ class Broker:
         """Every queue that a worker or producer has used."""
         return sorted(name.decode() for name in await self._link.call(b"SMEMBERS", self.keys.queues))
 
-    async def known(self, pairs: Sequence[tuple[QueueKeys, str]]) -> list[Known]:
-        """What is stored of each id, in one round trip.
+    async def known(self, pairs: Sequence[tuple[QueueKeys, str]]) -> list[Known | BrokerError]:
+        """What is stored of each id, in one round trip, or why Redis does not say.
 
         Whether it lives is asked before its record: a job that settles in between is then found by its record.
         """
@@ -541,11 +572,8 @@ class Broker:
                 (b"HEXISTS", keys.letters, job_id),
             )
         ]
-        replies = await _all(calls)
-        return [
-            Known(replies[i + 2], bool(replies[i]), replies[i + 1] is not None, bool(replies[i + 3]))
-            for i in range(0, len(replies), 4)
-        ]
+        replies = await asyncio.gather(*calls, return_exceptions=True)
+        return [_known(*replies[i : i + 4]) for i in range(0, len(replies), 4)]
 
     async def sizes(self, keys: QueueKeys) -> Sizes:
         """How much the queue holds."""
@@ -560,7 +588,7 @@ class Broker:
         waiting = await _all(lists)
         tokens, scheduled, dead, counts, workers = await _all(rest)
         waiting[MAIN] -= len(tokens)
-        processing = [keys.processing(worker.decode()) for worker in workers]
+        processing = [keys.processing(worker.decode("utf-8", "surrogateescape")) for worker in workers]
         held = await asyncio.gather(*(_or_nothing(self._link.call(b"LLEN", name), 0) for name in processing))
         heads = await asyncio.gather(*(_or_nothing(self._link.call(b"LINDEX", name, 0), None) for name in processing))
         return Sizes(
@@ -575,7 +603,7 @@ class Broker:
     async def workers(self, keys: QueueKeys) -> list[tuple[str, float, bytes | None]]:
         """The queue's workers: id, seconds left of the lease, and what the worker says of itself."""
         flat = await self._link.call(b"ZRANGE", keys.workers, 0, -1, b"WITHSCORES")
-        names = [name.decode() for name in flat[::2]]
+        names = [name.decode("utf-8", "surrogateescape") for name in flat[::2]]
         if not names:
             return []
         cards = await self._link.call(b"MGET", *(keys.card(name) for name in names))
@@ -620,6 +648,15 @@ async def _all(calls: Sequence[asyncio.Future[Reply]]) -> list[Any]:
         if isinstance(reply, BaseException):
             raise reply
     return replies
+
+
+def _known(is_alive: Any, due: Any, record: Any, is_dead: Any) -> Known | BrokerError:
+    for reply in (is_alive, due, record, is_dead):
+        if isinstance(reply, BrokerUnavailable):
+            raise reply
+        if isinstance(reply, BrokerError):
+            return reply
+    return Known(record, bool(is_alive), due is not None, bool(is_dead))
 
 
 async def _or_nothing(call: asyncio.Future[Reply], nothing: Reply) -> Reply:

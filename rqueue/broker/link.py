@@ -72,7 +72,7 @@ def pack(command: Sequence[Argument]) -> bytes:
         if isinstance(argument, bytes):
             data = argument
         elif isinstance(argument, str):
-            data = argument.encode()
+            data = argument.encode("utf-8", "surrogateescape")
         elif isinstance(argument, int):
             data = b"%d" % argument
         else:
@@ -107,6 +107,7 @@ class Link:
         self._written: list[asyncio.Future[None]] = []
         self._watch: asyncio.TimerHandle | None = None
         self._moved_s = 0.0
+        self._is_overdue = False
         self._writer: asyncio.Task[None] | None = None
         self._reader: asyncio.Task[None] | None = None
         self._closed = False
@@ -192,7 +193,7 @@ class Link:
     def _pack(self, batch: list[tuple[Sequence[Argument], asyncio.Future[Reply]]]) -> list[bytes]:
         """The batch's bytes; its futures are pending from now on, but for what cannot be packed."""
         if not self._pending:
-            self._moved_s = asyncio.get_running_loop().time()
+            self._moved_s, self._is_overdue = asyncio.get_running_loop().time(), False
             self._watch_replies()
         try:
             packed = [pack(command) for command, _ in batch]
@@ -211,7 +212,12 @@ class Link:
             self._watch.cancel()
         left_s = self._moved_s + self.reply_timeout_s - loop.time()
         if left_s <= 0 and self._pending:
-            self.reset()
+            if self._is_overdue:
+                self.reset()
+            else:
+                # If the loop was blocked the reply may be here already, unread: the reader gets a turn first.
+                self._is_overdue = True
+                self._watch = loop.call_later(0.1, self._watch_replies)
         elif self._pending or left_s > 0:
             self._watch = loop.call_later(max(left_s, 0.01), self._watch_replies)
 
@@ -248,7 +254,7 @@ class Link:
                         raise
                 else:
                     self._answer(reply)
-                self._moved_s = loop.time()
+                self._moved_s, self._is_overdue = loop.time(), False
         except (redis.exceptions.RedisError, OSError, TimeoutError) as exc:
             cause = exc
         finally:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 import redis.exceptions
 from redis.asyncio.connection import AbstractConnection
 
 from rqueue.broker.link import Argument, pack
+from rqueue.log import event
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
@@ -35,6 +37,7 @@ class Subscription:
         self._wanted: set[bytes] = set()
         self._changed: dict[bytes, bool] = {}
         self._has_changed = asyncio.Event()
+        self._is_heard = False
         self._task = asyncio.create_task(self._run(), name="rqueue subscription")
 
     def add(self, channel: bytes) -> None:
@@ -61,14 +64,15 @@ class Subscription:
             writer: asyncio.Task[None] | None = None
             try:
                 await connection.connect()  # type: ignore[no-untyped-call]
-                pause = _FIRST_PAUSE_S
+                self._is_heard = False
                 self._changed = dict.fromkeys(self._wanted, True)
                 self._has_changed.set()
                 writer = asyncio.create_task(self._write(connection), name="rqueue subscription writer")
                 await self._read(connection)
-            except (redis.exceptions.RedisError, OSError):
+            except (redis.exceptions.RedisError, OSError) as exc:
+                pause = _FIRST_PAUSE_S if self._is_heard else min(2 * pause, _LONGEST_PAUSE_S)
+                event(logging.WARNING, "listening for results waits for redis", error=str(exc))
                 await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
             finally:
                 if writer is not None:
                     writer.cancel()
@@ -97,6 +101,7 @@ class Subscription:
             if kind == b"message":
                 self._on_message(channel, payload)
             elif kind == b"subscribe":
+                self._is_heard = True
                 if not listening:
                     asyncio.get_running_loop().call_soon(self._report, listening)
                 listening.append(channel)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import os
 import secrets
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from rqueue.broker.broker import Enqueued, Known
@@ -17,14 +14,13 @@ from rqueue.client.context import CURRENT, Request
 from rqueue.client.job import Job, JobInfo, SyncJob
 from rqueue.client.listener import is_abandoned
 from rqueue.client.options import INHERIT, TaskKwargs, TaskOptions
-from rqueue.client.portal import Portal
+from rqueue.client.portal import Portal, refuse_running_loop
 from rqueue.client.registry import Registry, default_name
 from rqueue.client.session import Session
 from rqueue.client.task import BoundDecorator, Decorator, Signature, Task
 from rqueue.config import AppConfig
 from rqueue.errors import (
     BrokerError,
-    BrokerUnavailable,
     ConfigError,
     EnqueueManyFailed,
     JobNotFound,
@@ -35,6 +31,7 @@ from rqueue.policy.clock import RedisClock
 from rqueue.policy.routing import choose_priority, choose_queue
 from rqueue.wire.keys import MAIN, Keys, QueueKeys
 from rqueue.wire.message import Call, Header
+from rqueue.wire.record import decode_record
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,7 +63,6 @@ class Client:
 
     # Tasks
 
-    # mypy does not see that **options: Any accepts what an unpacked TypedDict holds.
     @overload
     def task(self, function: Callable[P, Awaitable[R]], /) -> Task[P, R]: ...
     @overload
@@ -75,11 +71,12 @@ class Client:
     def task(self, *, bind: Literal[True], **options: Unpack[TaskKwargs]) -> BoundDecorator: ...
     @overload
     def task(self, *, bind: Literal[False] = False, **options: Unpack[TaskKwargs]) -> Decorator: ...
-    def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:  # type: ignore[misc]
+    def task(self, *function: Any, **options: Any) -> Any:
         """Register a function as a task, as ``@app.task`` or ``@app.task(option=…)``.
 
         Args:
-            function: the function: a coroutine function runs on the event loop, any other in a thread.
+            *function: the function, where there are no options: a coroutine function runs on the event loop, any
+                other in a thread.
             **options: ``bind=True`` gives the function a :class:`~rqueue.client.context.Context` as its first
                 argument; for the others see :class:`~rqueue.client.options.TaskOptions`.
 
@@ -96,7 +93,7 @@ class Client:
             self.tasks.add(task)
             return task
 
-        return register if function is None else register(function)
+        return register(*function) if function else register
 
     # Enqueueing
 
@@ -140,14 +137,14 @@ class Client:
 
     def enqueue_sync(self, signature: Signature[R]) -> SyncJob[R]:
         """Enqueue one call from synchronous code; see :meth:`~rqueue.client.task.Task.delay`."""
-        if self.eager is None or CURRENT.get() is None:
-            refuse_running_loop("task.delay() and task.apply_async()", "await task.enqueue(…)")
+        refuse_running_loop("task.delay() and task.apply_async()", "await task.enqueue(…)")
         portal = self.portal()
         # Made in this thread, since the running job is known here; only the sending happens in the portal's loop.
         clock: RedisClock = portal.call(self._synced_clock if signature.expires else self._clock)
         queue, item = self._message(signature, clock)
         if self.eager is not None:
-            _run_here(lambda: self._eager_once(queue, item))
+            with asyncio.Runner() as runner:
+                runner.run(self._eager_once(queue, item))
             return SyncJob(Job(self, item.id, queue), portal.call)
 
         async def put() -> bool:
@@ -164,13 +161,16 @@ class Client:
 
     async def wait(self, job_id: str, queue: str | None, timeout: float | None) -> bytes:
         """The final record of a job; see :meth:`~rqueue.client.job.Job.result`."""
+        if timeout is not None and timeout <= 0:
+            _, known = await self._locate(job_id, queue)
+            if known.record is not None and decode_record(known.record)["state"].is_final:
+                return known.record
+            raise WaitTimeout(f"job {job_id} has not ended yet; it goes on")
         try:
             async with asyncio.timeout(timeout):
                 keys = self.keys.queue(queue) if queue is not None else (await self._locate(job_id))[0]
                 return await self.session().listener.wait(keys, job_id)
-        except TimeoutError as exc:
-            if isinstance(exc, BrokerUnavailable):
-                raise
+        except TimeoutError:
             raise WaitTimeout(f"job {job_id} had not ended after {timeout:g} s; it goes on") from None
 
     async def info(self, job_id: str, queue: str | None) -> JobInfo:
@@ -212,7 +212,7 @@ class Client:
     def portal(self) -> Portal:
         """The thread that serves synchronous code in this process."""
         with self._portal_lock:
-            if self._portal is None or self._portal.pid != os.getpid():
+            if self._portal is None or not self._portal.is_usable:
                 self._portal = Portal(self._close_session)
             return self._portal
 
@@ -246,10 +246,15 @@ class Client:
         broker = self.session().broker
         names = [queue] if queue is not None else await broker.queues()
         pairs = [(self.keys.queue(name), job_id) for name in names]
+        answers = await broker.known(pairs)
+        for answer in answers:
+            if isinstance(answer, BrokerError):
+                raise answer
         found = [
             (keys, known)
-            for (keys, _), known in zip(pairs, await broker.known(pairs), strict=True)
-            if known.is_alive or known.is_dead or (known.record is not None and not is_abandoned(known))
+            for (keys, _), known in zip(pairs, answers, strict=True)
+            if isinstance(known, Known)
+            and (known.is_alive or known.is_dead or (known.record is not None and not is_abandoned(known)))
         ]
         if not found:
             raise JobNotFound(job_id)
@@ -286,36 +291,6 @@ class Client:
                 "store large data elsewhere and send a reference"
             )
         return queue, Enqueued(job_id, options.job_id is not None, level, options.due(), message)
-
-
-def _run_here(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a coroutine function to its end in this thread; where a loop runs already, in one that is waited for."""
-
-    def run() -> None:
-        with asyncio.Runner() as runner:
-            runner.run(function())
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        run()
-    else:
-        context = contextvars.copy_context()
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(context.run, run).result()
-
-
-def refuse_running_loop(what: str, instead: str) -> None:
-    """Refuse to block a running event loop.
-
-    Raises:
-        RuntimeError: an event loop runs in this thread.
-    """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise RuntimeError(f"{what} would block the running event loop: use {instead}")
 
 
 def current_request() -> Request | None:

@@ -78,8 +78,8 @@ class Context:
         """
         if countdown is not None and eta is not None:
             raise ConfigError("countdown and eta: give one of the two")
-        defer = None if countdown is None else seconds(countdown)
-        if defer is not None and not 0 <= defer < float("inf"):
+        defer = None if countdown is None else seconds(countdown, "countdown")
+        if defer is not None and defer < 0:
             raise ConfigError(f"countdown {countdown!r}: seconds, 0 or more")
         if eta is not None:
             if eta.tzinfo is None:

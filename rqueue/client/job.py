@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rqueue.client.context import CURRENT
+from rqueue.client.portal import refuse_running_loop
 from rqueue.errors import JobExpired, JobFailed, JobRevoked, ResultNotKept
 from rqueue.wire.record import decode_record
 from rqueue.wire.state import State
@@ -148,8 +149,10 @@ class SyncJob(Generic[R_co]):
         """Wait for the job's end and return its value; raises what :meth:`Job.result` raises.
 
         Raises:
-            RuntimeError: inside a task: a task that waits for another one in its slot can wait for ever.
+            RuntimeError: an event loop runs here; or inside a task: a task that waits for another one in its slot can
+                wait for ever.
         """
+        refuse_running_loop("job.get()", "await job.result()")
         if CURRENT.get() is not None:
             raise RuntimeError(
                 "job.get() inside a task blocks a slot that the awaited job may need; "
@@ -158,7 +161,8 @@ class SyncJob(Generic[R_co]):
         return self._call(lambda: self._job.result(timeout))  # type: ignore[no-any-return]
 
     def info(self) -> JobInfo:
-        """What is known of the job now; raises JobNotFound when nobody knows it."""
+        """What is known of the job now; raises JobNotFound when nobody knows it, RuntimeError in a running loop."""
+        refuse_running_loop("job.info() and job.state", "await app.job(id).info()")
         info: JobInfo = self._call(self._job.info)
         return info
 

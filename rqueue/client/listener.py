@@ -13,12 +13,13 @@ from typing import Final
 
 from rqueue.broker.broker import Broker, Known
 from rqueue.broker.subscription import Subscription
-from rqueue.errors import BrokerUnavailable, JobNotFound, MalformedMessage
+from rqueue.errors import BrokerError, BrokerUnavailable, JobNotFound, MalformedMessage
 from rqueue.wire.keys import QueueKeys
 from rqueue.wire.record import decode_record
-from rqueue.wire.state import State
+from rqueue.wire.state import FINAL, State
 
 LOOK_AGAIN_S: Final = 5.0
+_FINAL = tuple(b'{"state":"%b"' % state.encode() for state in FINAL)
 _LOOK_AT_ONCE: Final = 1000
 
 
@@ -114,7 +115,7 @@ class Listener:
                 topic for channel in channels[start : start + _LOOK_AT_ONCE] if (topic := self._topics.get(channel))
             ]
             # Redis away: the next look finds out.
-            with suppress(BrokerUnavailable):
+            with suppress(BrokerError):
                 for topic, known in zip(
                     topics, await self._broker.known([(topic.keys, topic.job_id) for topic in topics]), strict=True
                 ):
@@ -124,16 +125,19 @@ class Listener:
 def is_abandoned(known: Known) -> bool:
     """True when a job that should be alive by its record is not: purged, or flushed away.
 
-    STARTED says nothing: a job with ``acks_late=False`` is settled while it runs.
+    A job lives from its enqueue to its end, also while it runs after an early settle.
     """
-    return not known.is_alive and known.record is not None and known.record.startswith(b'{"state":"RETRY"')
+    is_final = known.record is not None and known.record.startswith(_FINAL)
+    return not known.is_alive and known.record is not None and not is_final
 
 
-def _report(topic: _Topic, known: Known) -> None:
-    if known.is_alive:
-        return
+def _report(topic: _Topic, known: Known | BrokerError) -> None:
     error: Exception = JobNotFound(topic.job_id)
-    if known.record is not None and not is_abandoned(known):
+    if isinstance(known, BrokerError):
+        error = known
+    elif known.is_alive:
+        return
+    elif known.record is not None and not is_abandoned(known):
         try:
             _deliver(topic, known.record)
         except MalformedMessage as exc:

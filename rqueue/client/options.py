@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
@@ -97,8 +98,8 @@ class TaskOptions:
             raise ConfigError(f"name {name!r}: a task's name is a string that is not empty")
         _check_common(self)
         if self.expires is not None:
-            positive("expires", seconds(self.expires))
-        if seconds(self.default_retry_delay) < 0:
+            positive("expires", seconds(self.expires, "expires"))
+        if seconds(self.default_retry_delay, "default_retry_delay") < 0:
             raise ConfigError(f"default_retry_delay {self.default_retry_delay!r}: seconds, 0 or more")
         errors: object = self.autoretry_for
         if not isinstance(errors, tuple) or not all(
@@ -107,12 +108,12 @@ class TaskOptions:
             raise ConfigError(f"autoretry_for {errors!r}: a tuple of exception classes")
         if not isinstance(self.retry_backoff, bool):
             positive("retry_backoff", self.retry_backoff)
-        positive("retry_backoff_max", seconds(self.retry_backoff_max))
+        positive("retry_backoff_max", seconds(self.retry_backoff_max, "retry_backoff_max"))
         for flag in ("retry_jitter", "acks_late", "ignore_result", "track_started", "dead_letter"):
             if not isinstance(value := getattr(self, flag), bool):
                 raise ConfigError(f"{flag} {value!r}: True or False")
         if self.result_ttl is not INHERIT:
-            check_ttl("result_ttl", None if self.result_ttl is None else seconds(self.result_ttl))
+            check_ttl("result_ttl", None if self.result_ttl is None else seconds(self.result_ttl, "result_ttl"))
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> TaskOptions:
@@ -161,7 +162,7 @@ class CallOptions:
         if self.countdown is not None:
             if self.eta is not None:
                 raise ConfigError("countdown and eta: give one of the two")
-            if not 0 <= seconds(self.countdown) < float("inf"):
+            if seconds(self.countdown, "countdown") < 0:
                 raise ConfigError(f"countdown {self.countdown!r}: seconds, 0 or more")
         for name, moment in (("eta", self.eta), ("expires", self.expires)):
             if isinstance(moment, datetime) and moment.tzinfo is None:
@@ -169,7 +170,7 @@ class CallOptions:
         if self.eta is not None and not isinstance(self.eta, datetime):
             raise ConfigError(f"eta {self.eta!r}: a datetime with a time zone; for seconds from now use countdown")
         if self.expires is not None and not isinstance(self.expires, datetime):
-            positive("expires", seconds(self.expires))
+            positive("expires", seconds(self.expires, "expires"))
 
     @classmethod
     def of(cls, given: dict[str, Any], base: CallOptions | None = None) -> CallOptions:
@@ -179,6 +180,8 @@ class CallOptions:
             ConfigError: one is unknown or wrong; the text says which are allowed.
         """
         if "task_id" in given:
+            if "job_id" in given:
+                raise ConfigError("task_id and job_id: they are the same, give one of the two")
             given = {**given, "job_id": given["task_id"]}
             del given["task_id"]
         refuse_unknown("call option", given, [*(field.name for field in fields(cls)), "task_id"])
@@ -209,21 +212,20 @@ def refuse_unknown(kind: str, given: dict[str, Any], allowed: list[str]) -> None
     for name in given:
         if name not in allowed:
             near = get_close_matches(name, allowed, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             raise ConfigError(f"unknown {kind} {name!r}{hint} Allowed: {', '.join(sorted(allowed))}")
 
 
-def seconds(value: Seconds) -> float:
+def seconds(value: Seconds, name: str = "a delay") -> float:
     """A number of seconds, or a timedelta, as seconds.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is neither, or not finite; the text has the name.
     """
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{value!r}: seconds as a number, or a timedelta")
-    return float(value)
+    given: object = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+        raise ConfigError(f"{name} {value!r}: seconds as a number, or a timedelta")
+    return float(given)
 
 
 def epoch_ms(moment: datetime) -> int:

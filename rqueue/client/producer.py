@@ -28,11 +28,13 @@ _LONGEST_PAUSE_S: Final = 1.0
 
 @dataclass(slots=True)
 class _Parcel:
-    """What one caller enqueues at once: it goes in one step, and is answered as one."""
+    """What one caller enqueues at once: it goes in one step, and is answered as one, at the latest at its deadline."""
 
     jobs: Sequence[Enqueued]
     size: int
     answer: asyncio.Future[list[bool]]
+    deadline_s: float
+    may_exist: bool = False
 
 
 class Producer:
@@ -76,15 +78,24 @@ class _Outlet:
     def __init__(self, broker: Broker, keys: QueueKeys, producer: str, timeout_s: float) -> None:
         self._broker, self._keys, self._producer, self._timeout_s = broker, keys, producer, timeout_s
         self._waiting: deque[_Parcel] = deque()
+        self._unanswered: deque[_Parcel] = deque()
         self._lanes = list(range(LANES))
         self._number = 0
         self._is_pumping = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._trouble: BrokerError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def put(self, jobs: Sequence[Enqueued]) -> list[bool]:
         loop = asyncio.get_running_loop()
-        parcel = _Parcel(jobs, sum(len(job.message) for job in jobs), loop.create_future())
+        size = sum(len(job.message) for job in jobs)
+        parcel = _Parcel(jobs, size, loop.create_future(), loop.time() + self._timeout_s)
         self._waiting.append(parcel)
+        while self._unanswered and self._unanswered[0].answer.done():
+            self._unanswered.popleft()
+        self._unanswered.append(parcel)
+        if self._timer is None:
+            self._timer = loop.call_at(parcel.deadline_s, self._expire)
         if not self._is_pumping and self._lanes:
             self._is_pumping = True
             loop.call_soon(self._pump)  # at the end of this turn: whoever enqueues in the same turn comes along
@@ -93,6 +104,25 @@ class _Outlet:
     async def close(self) -> None:
         while self._tasks:
             await asyncio.wait(self._tasks)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _expire(self) -> None:
+        """Tell those whose time is up; what was sent may exist, what was not is withdrawn."""
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        while self._unanswered:
+            parcel = self._unanswered[0]
+            if not parcel.answer.done():
+                if parcel.deadline_s > loop.time():
+                    self._timer = loop.call_at(parcel.deadline_s, self._expire)
+                    return
+                if parcel.may_exist:
+                    _fail(parcel, EnqueueUnknown([job.id for job in parcel.jobs]))
+                else:
+                    why = self._trouble or "Redis did not answer"
+                    _fail(parcel, BrokerUnavailable(f"nothing was enqueued within {self._timeout_s:g} s: {why}"))
+            self._unanswered.popleft()
 
     def _pump(self) -> None:
         self._is_pumping = False
@@ -105,11 +135,31 @@ class _Outlet:
 
     async def _deliver(self, lane: int) -> None:
         """Send batches over a lane until nothing waits."""
+        pause = _FIRST_PAUSE_S
         try:
             while self._waiting:
-                await self._send(lane, [])
+                try:
+                    # A batch is made once Redis can be reached: until then a caller can still withdraw.
+                    await self._broker.ready()
+                    await self._broker.announce(self._keys.name)
+                except BrokerUnavailable as exc:
+                    self._trouble = exc
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE_S)
+                    self._forget_answered()
+                except BrokerError as exc:
+                    for parcel in self._take():
+                        _fail(parcel, exc)
+                else:
+                    pause = _FIRST_PAUSE_S
+                    if batch := self._take():
+                        await self._send(lane, batch)
         finally:
             self._lanes.append(lane)
+
+    def _forget_answered(self) -> None:
+        while self._waiting and self._waiting[0].answer.done():
+            self._waiting.popleft()
 
     def _take(self) -> list[_Parcel]:
         """The next batch, without what its callers have withdrawn."""
@@ -127,32 +177,24 @@ class _Outlet:
         return batch
 
     async def _send(self, lane: int, batch: list[_Parcel]) -> None:
-        """Send one batch (the next that waits, if none is given) until its fate is known, or the time is up."""
-        loop = asyncio.get_running_loop()
-        deadline, pause, number, may_exist = loop.time() + self._timeout_s, _FIRST_PAUSE_S, 0, False
-        while True:
+        """Send one batch, the same under the same number, until its fate is known or nobody waits for it any more."""
+        self._number += 1
+        number, pause, is_lost = self._number, _FIRST_PAUSE_S, False
+        jobs = [job for parcel in batch for job in parcel.jobs]
+        while not all(parcel.answer.done() for parcel in batch):
+            for parcel in batch:
+                parcel.may_exist = True
             try:
-                await self._broker.ready()
-                await self._broker.announce(self._keys.name)
-                if number == 0:
-                    # Chosen once Redis can be reached: until then a caller can still withdraw. From here on the
-                    # batch stays as it is, since a second sending must be the same.
-                    batch = [parcel for parcel in batch if not parcel.answer.done()] or self._take()
-                    if not batch:
-                        return
-                    self._number += 1
-                    number = self._number
-                jobs = [job for parcel in batch for job in parcel.jobs]
                 answer = await self._broker.enqueue(self._keys, self._producer, lane, number, jobs)
             except BrokerUnavailable as exc:
-                may_exist |= number > 0 and isinstance(exc, ReplyLost)
-                if loop.time() + pause > deadline:
-                    self._give_up(batch or self._take(), exc, may_exist=may_exist)
-                    return
+                self._trouble = exc
+                is_lost |= isinstance(exc, ReplyLost)
+                for parcel in batch:
+                    parcel.may_exist = is_lost
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
             except BrokerError as exc:
-                await self._split(lane, batch or self._take(), exc)
+                await self._split(lane, batch, exc)
                 return
             else:
                 _answer(batch, answer)
@@ -167,13 +209,6 @@ class _Outlet:
         middle = len(batch) // 2
         for half in (batch[:middle], batch[middle:]):
             await self._send(lane, half)
-
-    def _give_up(self, batch: list[_Parcel], error: BrokerUnavailable, *, may_exist: bool) -> None:
-        for parcel in batch:
-            if may_exist:
-                _fail(parcel, EnqueueUnknown([job.id for job in parcel.jobs]))
-            else:
-                _fail(parcel, BrokerUnavailable(f"nothing was enqueued within {self._timeout_s:g} s: {error}"))
 
 
 def _answer(batch: list[_Parcel], answer: list[bool]) -> None:

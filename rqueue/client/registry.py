@@ -49,7 +49,13 @@ class Registry:
 
 
 def default_name(function: Callable[..., Any]) -> str:
-    """``module.function``; for a script that is run directly, the module's name as a worker will import it."""
+    """``module.function``; for a script that is run directly, the module's name as a worker will import it.
+
+    Raises:
+        ConfigError: it has no name (a partial, a callable object).
+    """
+    if not hasattr(function, "__name__"):
+        raise ConfigError(f"{function!r} has no name of its own: give the task one with name=")
     module = function.__module__
     if module == "__main__":
         main = sys.modules["__main__"]
@@ -60,4 +66,4 @@ def default_name(function: Callable[..., Any]) -> str:
 
 
 def _origin(function: Callable[..., Any]) -> str:
-    return f"{function.__module__}.{getattr(function, '__qualname__', function)}"
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', function)}"

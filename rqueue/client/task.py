@@ -83,11 +83,13 @@ class Task(Generic[P, R]):
         self.name = name
         self.defaults = options
         self.is_bound = bind
-        self.is_coroutine = inspect.iscoroutinefunction(function)
+        self.is_coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+            getattr(function, "__call__", None)  # noqa: B004 - an object whose call is a coroutine function
+        )
         self.check = _checker(name, function, bind)
         self.__doc__ = function.__doc__
         self.__name__ = getattr(function, "__name__", name)
-        self.__module__ = function.__module__
+        self.__module__ = getattr(function, "__module__", __name__)
         self.__wrapped__ = function
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:

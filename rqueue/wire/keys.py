@@ -44,6 +44,11 @@ def check_job_id(job_id: object) -> str:
     return job_id
 
 
+def _name(worker: str) -> bytes:
+    """A worker's name as it stands in keys, whatever somebody has put there."""
+    return worker.encode("utf-8", "surrogateescape")
+
+
 class QueueKeys:
     """The keys of one queue, as bytes.
 
@@ -80,23 +85,23 @@ class QueueKeys:
 
     def processing(self, worker: str) -> bytes:
         """LIST: what this worker has claimed; a string (the tombstone) once the worker is gone."""
-        return self._processing + worker.encode()
+        return self._processing + _name(worker)
 
     def worker_of(self, processing: bytes) -> str:
         """The worker whose processing list this key is."""
-        return processing.removeprefix(self._processing).decode()
+        return processing.removeprefix(self._processing).decode("utf-8", "surrogateescape")
 
     def started(self, worker: str) -> bytes:
         """SET: ids of the claimed jobs that have started."""
-        return self._started + worker.encode()
+        return self._started + _name(worker)
 
     def settled(self, worker: str) -> bytes:
         """HASH with a TTL: lane -> sequence number and outcome of the worker's last settle batch in it."""
-        return self._settled + worker.encode()
+        return self._settled + _name(worker)
 
     def card(self, worker: str) -> bytes:
         """STRING with a TTL: what the worker says of itself."""
-        return self._card + worker.encode()
+        return self._card + _name(worker)
 
     def sent(self, producer: str) -> bytes:
         """HASH with a TTL: lane -> sequence number and outcome of the producer's last batch in it."""

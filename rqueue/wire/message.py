@@ -98,6 +98,12 @@ class Message:
         )
         return cls(raw, header, raw[found.end() :])
 
+    @staticmethod
+    def id_of(raw: bytes) -> str | None:
+        """The id in a message's header, if it has one."""
+        found = _HEADER.match(raw)
+        return None if found is None or found[5] == b"-" else found[5].decode()
+
     def changed(self, **changes: Any) -> Message:
         """The same body under a changed header."""
         return Message.build(replace(self.header, **changes), self.body)

@@ -61,6 +61,7 @@ LIFECYCLE: Final = (
     Move(Place.SETTLED, "record", Place.SETTLED),
     Move(Place.SETTLED, "record", Place.DEAD),
     Move(Place.CLAIMED, "retry", Place.SCHEDULED),
+    Move(Place.SETTLED, "retry", Place.SCHEDULED),
     Move(Place.CLAIMED, "bury", Place.DEAD),
     Move(Place.CLAIMED, "release", Place.WAITING),
     Move(Place.CLAIMED, "reap", Place.WAITING),
@@ -69,7 +70,7 @@ LIFECYCLE: Final = (
     Move(Place.WAITING, "purge", Place.ABSENT),
 )
 
-WORKER_VERBS: Final = ("register", "renew", "leave")
+WORKER_VERBS: Final = ("register", "renew", "audit", "leave")
 """The verbs that move no job: a worker's own life."""
 
 VERBS_WITHOUT_SCRIPT: Final = frozenset({"block"})

@@ -81,6 +81,8 @@ class Executor:
             # Not marked: if it killed us, nobody would be charged. It starts when Redis can be told.
             for job in batch:
                 self._inflight.put_back(job)
+                if job.worker != self._lease.worker:
+                    self._inflight.gone(job)  # the lease was lost meanwhile: it is no longer ours to start
             asyncio.get_running_loop().call_later(_PAUSE_S, self._inflight.signals.execute.set)
             return 0
         for job in batch:
@@ -97,14 +99,11 @@ class Executor:
         batch: list[ClaimedJob] = []
         if self._is_stopping or not self._lease.may_start():
             return batch
-        while inflight.running < inflight.slots and (job := inflight.peek()) is not None:
-            if inflight.exclusive not in (None, job):
-                break
-            if is_suspect(job.message.header.losses):
-                if inflight.exclusive is None:
-                    self._clear_the_way(job)
-                if inflight.running:
-                    break  # it waits until nothing else runs, and nothing overtakes it
+        while inflight.running < inflight.slots and (job := inflight.exclusive or inflight.peek()) is not None:
+            if inflight.exclusive is None and is_suspect(job.message.header.losses):
+                self._clear_the_way(job)
+            if inflight.exclusive is not None and (inflight.running or job.phase is not Phase.HELD):
+                break  # it waits until nothing else runs, and nothing overtakes it
             inflight.begin(job)
             batch.append(job)
         return batch
@@ -112,10 +111,9 @@ class Executor:
     def _clear_the_way(self, suspect: ClaimedJob) -> None:
         """A job that has cost workers runs with nothing else in the process: what is held goes to other workers."""
         self._inflight.exclusive = suspect
-        for job in self._inflight.take_held():
-            if job is not suspect:
-                self._inflight.settle(job, Release())
-        self._inflight.hold_again(suspect)
+        for job in self._inflight.take_held(but=suspect):
+            self._inflight.settle(job, Release())
+        self._inflight.signals.fetch.set()  # what a block still brings is given back, and the blocks end
 
     async def _mark(self, batch: list[ClaimedJob]) -> None:
         """Mark as started; returns when the operating system has the command, not when Redis has answered.
@@ -160,7 +158,8 @@ class Executor:
         try:
             await self._run_job(job)
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is about this job
-            event(logging.CRITICAL, "running a job failed in the worker itself", **describe(job), error=repr(exc))
+            fields = describe(job) | {"error": repr(exc)}
+            event(logging.CRITICAL, "running a job failed in the worker itself", **fields)
             if job.phase is Phase.RUNNING:
                 self._inflight.end(job, self._judge.failed(job, failure_of(exc), "failed"))
 

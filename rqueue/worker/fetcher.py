@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from hashlib import sha1
 
 from rqueue.broker.broker import Broker
 from rqueue.config import AppConfig, WorkerConfig
@@ -28,8 +30,11 @@ from rqueue.worker.schedule import Schedule
 
 CLAIM_AT_ONCE = 200
 CLAIM_BYTES = 8 * 1024 * 1024
+_FIRST_BLOCK_PAUSE_S = 0.05
 _NO_BLOCK_PAUSE_S = 1.0
 _AUDIT_BEATS = 3
+_AUDIT_AGAIN_S = 0.5
+_LONGEST_SUSPENSE_S = 5.0
 _LONGEST_HELD_S = 0.25  # what was claimed should have started in a tenth of a second
 _UNBLOCK_AGAIN_S = 0.1
 
@@ -66,6 +71,7 @@ class Fetcher:
         self._turn = 0
         self._is_more = True
         self._no_block_until_s = 0.0
+        self._block_pause_s = _FIRST_BLOCK_PAUSE_S
         self._audited_s = elapsed_s()
         self._audited_resets = broker.resets
         self._is_unsure = False
@@ -79,8 +85,13 @@ class Fetcher:
             try:
                 await self.tick()
                 pause = 0.05
-            except BrokerError as exc:
-                event(logging.WARNING, "fetching waits for redis", worker=self._lease.worker, error=str(exc))
+            except Exception as exc:  # noqa: BLE001 - whatever it is, a worker does not stop fetching
+                event(
+                    logging.WARNING if isinstance(exc, BrokerError) else logging.CRITICAL,
+                    "fetching waits for redis" if isinstance(exc, BrokerError) else "fetching failed",
+                    worker=self._lease.worker,
+                    error=str(exc) if isinstance(exc, BrokerError) else repr(exc),
+                )
                 # Whatever was under way may have claimed something of which we know nothing.
                 self._is_more = self._is_unsure = True
                 await asyncio.sleep(pause)
@@ -107,7 +118,9 @@ class Fetcher:
         if self._is_more and room > 0:
             await self._claim(min(room, CLAIM_AT_ONCE))
         elif self._inflight.free_slots <= 0 and self._blocks:
-            await self._end_blocks()
+            # Not waited for: where an ACL forbids it they end by their timeout, and meanwhile slots may come free.
+            await self._unblock()
+            await self._wait(_UNBLOCK_AGAIN_S)
         elif self._inflight.free_slots > 0 and self._may_block() and len(self._blocks) < len(self._queues):
             self._is_more = True  # slots came free since the last claim: only a claim may be followed by a block
         else:
@@ -133,25 +146,43 @@ class Fetcher:
         await self._end_blocks()
         await self._harvest()
         resets = self._broker.resets
-        for keys in self._queues:
-            in_redis = Counter(await self._broker.held(keys, self._lease.worker))
-            in_memory = self._inflight.raws(keys, self._lease.worker)
-            found = list((in_redis - in_memory).elements())
-            if found:
-                event(logging.WARNING, "audit found jobs", queue=keys.name, jobs=len(found), worker=self._lease.worker)
-                await self._accept([(keys, MAIN, raw) for raw in reversed(found)])
-            gone = in_memory - in_redis
-            for job in self._inflight.of(Phase.HELD):
-                if job.keys is keys and job.worker == self._lease.worker and gone[job.message.raw] > 0:
-                    gone[job.message.raw] -= 1
-                    event(logging.WARNING, "claim lost", **describe(job), was="held")
-                    self._inflight.gone(job)
+        # Noted first: an audit that fails is repeated after a heartbeat, and claims go on meanwhile.
         self._audited_s, self._audited_resets, self._is_unsure = elapsed_s(), resets, False
+        for keys in self._queues:
+            await self._audit_queue(keys)
         self._is_more = True
 
+    async def _audit_queue(self, keys: QueueKeys) -> None:
+        worker = self._lease.worker
+        in_redis = await self._broker.audit(keys, worker)
+        jobs = {job: sha1(raw, usedforsecurity=False).hexdigest() for job, raw in self._inflight.listed(keys, worker)}
+        in_memory = Counter(jobs.values())
+        found = []
+        for index in reversed(range(len(in_redis))):
+            fingerprint = in_redis[index]
+            if in_memory[fingerprint] > 0:
+                in_memory[fingerprint] -= 1
+            elif fingerprint:
+                raw = await self._broker.held_at(keys, worker, index)
+                # A settle may have moved the rest meanwhile: then the next audit finds it.
+                if raw is not None and sha1(raw, usedforsecurity=False).hexdigest() == fingerprint:
+                    found.append((keys, MAIN, raw))
+                else:
+                    self._is_unsure = True
+        if found:
+            event(logging.WARNING, "audit found jobs", queue=keys.name, jobs=len(found), worker=worker)
+            await self._accept(found)
+        for job, fingerprint in jobs.items():
+            if job.phase is Phase.HELD and in_memory[fingerprint] > 0:
+                in_memory[fingerprint] -= 1
+                event(logging.WARNING, "claim lost", **describe(job), was="held")
+                self._inflight.gone(job)
+
     def _is_audit_due(self) -> bool:
-        is_old = elapsed_s() - self._audited_s > _AUDIT_BEATS * self._config.heartbeat_s
-        return is_old or self._is_unsure or self._broker.resets != self._audited_resets
+        age_s, beat_s = elapsed_s() - self._audited_s, self._config.heartbeat_s
+        if self._broker.resets != self._audited_resets and age_s > min(_AUDIT_AGAIN_S, beat_s):
+            return True
+        return age_s > (beat_s if self._is_unsure else _AUDIT_BEATS * beat_s)
 
     async def _claim(self, want: int) -> None:
         self._turn += 1
@@ -186,12 +217,16 @@ class Fetcher:
     async def _end_blocks(self) -> None:
         """End all waits; what they brought all the same is harvested next."""
         while waiting := {index: task for index, task in self._blocks.items() if not task.done()}:
-            with suppress(BrokerUnavailable):
-                for index in waiting:
-                    await self._broker.unblock(self._queues[index])
+            await self._unblock()
             # Again and again: a block that was still on its way when the server looked for it has begun meanwhile.
             await asyncio.wait(waiting.values(), timeout=_UNBLOCK_AGAIN_S)
         self._is_more = True
+
+    async def _unblock(self) -> None:
+        with suppress(BrokerUnavailable):
+            for index, task in self._blocks.items():
+                if not task.done():
+                    await self._broker.unblock(self._queues[index])
 
     async def _harvest(self) -> None:
         """Take in what the waits brought, and give back what there is no slot for."""
@@ -203,23 +238,35 @@ class Fetcher:
             self._is_more = True
             error = task.exception()
             if error is None:
+                self._block_pause_s = _FIRST_BLOCK_PAUSE_S
                 raw = task.result()
                 if raw is not None and raw != TOKEN:
                     arrived.append((self._queues[index], MAIN, raw))
-            elif isinstance(error, BrokerFull):
-                # A full Redis refuses to block; claims by script go on, with a pause.
-                self._no_block_until_s = elapsed_s() + _NO_BLOCK_PAUSE_S
             elif not isinstance(error, BrokerError):
                 raise error
-            elif not isinstance(error, BrokerUnavailable):
-                # A tombstone: the next claim says that the lease is lost. Or the main list is none: do not spin.
-                self._no_block_until_s = elapsed_s() + _NO_BLOCK_PAUSE_S
-                event(logging.WARNING, "block refused", queue=self._queues[index].name, error=str(error))
+            else:
+                # A full Redis refuses to block; a main list may be none; a connection may not open. Claims by script
+                # go on, and blocks are tried again, later each time. A tombstone: the next claim says that the lease
+                # is lost.
+                self._no_block_until_s = elapsed_s() + self._block_pause_s
+                self._block_pause_s = min(2 * self._block_pause_s, _NO_BLOCK_PAUSE_S)
+                if not isinstance(error, BrokerUnavailable | BrokerFull):
+                    event(logging.WARNING, "block refused", queue=self._queues[index].name, error=str(error))
         if arrived:
             await self._accept(arrived)
             excess = -self._inflight.free_slots - self._inflight.pace.allowance(elapsed_s())
             if excess > 0:
                 await self._give_back(self._inflight.take_held(excess))
+        await self._make_way()
+
+    async def _make_way(self) -> None:
+        """While a job must run alone, nothing else is held; if it has waited in vain, somebody else may try."""
+        suspect = self._inflight.exclusive
+        if suspect is None:
+            return
+        has_waited = suspect.phase is Phase.HELD and elapsed_s() - suspect.held_s > _LONGEST_SUSPENSE_S
+        if jobs := self._inflight.take_held(but=None if has_waited else suspect):
+            await self._give_back(jobs)
 
     async def _give_back(self, jobs: list[ClaimedJob]) -> None:
         """Release jobs that were claimed beyond the room for them, uncharged. A lost reply is the audit's affair."""
@@ -285,21 +332,21 @@ class Fetcher:
         await register(self._broker, self._queues, self._lease)
         self._is_more = True
 
-    async def _wait(self) -> None:
-        """Wait until a block ends, or there is room again, or somebody pokes."""
+    async def _wait(self, longest_s: float = math.inf) -> None:
+        """Wait until a block ends, or there is room again, or somebody pokes, or the time is up."""
         fetch = self._inflight.signals.fetch
         if not len(self._inflight) and not self._is_more:
             self._inflight.signals.idle.set()
-        timeout_s = (
-            min(self._config.heartbeat_s, _LONGEST_HELD_S / 2) if self._inflight.held else self._config.heartbeat_s
-        )
+        timeout_s = min(longest_s, self._config.heartbeat_s)
+        if self._inflight.held:
+            timeout_s = min(timeout_s, _LONGEST_HELD_S / 2)
         if not self._may_block():
-            timeout_s = _NO_BLOCK_PAUSE_S
+            timeout_s = min(timeout_s, max(0.01, self._no_block_until_s - elapsed_s()))
         try:
             async with asyncio.timeout(timeout_s):
                 await fetch.wait()
         except TimeoutError:
-            self._is_more = True
+            self._is_more = self._is_more or longest_s == math.inf
         fetch.clear()
 
 

@@ -16,7 +16,6 @@ from contextlib import suppress
 
 from rqueue.broker.endpoint import Endpoint
 from rqueue.broker.pulse import Pulse
-from rqueue.errors import BrokerError
 from rqueue.log import event
 from rqueue.policy.clock import elapsed_s
 from rqueue.wire.keys import QueueKeys
@@ -89,23 +88,24 @@ class Heart:
         worker, sent_s = self._lease.worker, elapsed_s()
         try:
             is_registered = pulse.renew(self._queues, worker, self._lease.lease_s, self._card())
-        except BrokerError as exc:
-            event(logging.WARNING, "lease not renewed", worker=worker, error=str(exc))
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the heart goes on
+            event(logging.WARNING, "lease not renewed", worker=worker, error=str(exc) or repr(exc))
             return False
-        if worker == self._lease.worker:
-            if is_registered:
-                self._lease.renewed(sent_s)
-            else:
-                self._lease.is_lost = True
         with suppress(RuntimeError):  # the loop was closed meanwhile
             if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._wake)
+                self._loop.call_soon_threadsafe(self._tell, worker, sent_s, is_registered)
         return True
 
-    def _wake(self) -> None:
-        self._signals.execute.set()
-        if self._lease.is_lost:
+    def _tell(self, worker: str, sent_s: float, is_registered: bool) -> None:
+        """In the loop's own thread: a worker that goes on under a new id meanwhile has a lease of its own."""
+        if worker != self._lease.worker:
+            return
+        if is_registered:
+            self._lease.renewed(sent_s)
+        else:
+            self._lease.is_lost = True
             self._signals.fetch.set()
+        self._signals.execute.set()
 
     def _name_blocker(self, stalled_s: float) -> None:
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - the documented way to another thread's stack

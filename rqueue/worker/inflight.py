@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -39,6 +38,7 @@ class ClaimedJob:
         rank: its list's priority.
         phase: how far it is.
         is_settled_early: it left the processing list before it started (``acks_late=False``).
+        ticket: its number among the held jobs.
         held_s: since when it is held, on this machine's clock of elapsed time.
         started_s, started_ms: when it started, on this machine's clock of elapsed time, and on Redis's.
         task: the running asyncio task.
@@ -53,6 +53,7 @@ class ClaimedJob:
     rank: int
     phase: Phase = Phase.HELD
     is_settled_early: bool = False
+    ticket: int = -1
     held_s: float = 0.0
     started_s: float = 0.0
     started_ms: int | None = None
@@ -133,16 +134,24 @@ class Inflight:
 
     def hold(self, job: ClaimedJob) -> None:
         """Take in a claimed job."""
+        self._push(job)
+        self.signals.execute.set()
+
+    def _push(self, job: ClaimedJob) -> None:
+        job.phase, job.ticket, job.held_s = Phase.HELD, next(self._number), elapsed_s()
         self._jobs.add(job)
-        job.held_s = elapsed_s()
-        heapq.heappush(self._held, (-job.rank, next(self._number), job))
+        heapq.heappush(self._held, (-job.rank, job.ticket, job))
         self._held_count += 1
         self.signals.idle.clear()
-        self.signals.execute.set()
+
+    def _is_held(self, entry: tuple[int, int, ClaimedJob]) -> bool:
+        """False for what has left the heap's care: a job that was taken out and came back has a new ticket."""
+        _, ticket, job = entry
+        return job.phase is Phase.HELD and job.ticket == ticket
 
     def peek(self) -> ClaimedJob | None:
         """The job that starts next."""
-        while self._held and self._held[0][2].phase is not Phase.HELD:
+        while self._held and not self._is_held(self._held[0]):
             heapq.heappop(self._held)
         return self._held[0][2] if self._held else None
 
@@ -153,15 +162,10 @@ class Inflight:
         self.running += 1
 
     def put_back(self, job: ClaimedJob) -> None:
-        """A job that took a slot and did not start is held again."""
+        """A job that took a slot and did not start is held again; whoever calls this says when to try again."""
         self.running -= 1
         self._open_to_others(job)
-        self.hold_again(job)
-
-    def hold_again(self, job: ClaimedJob) -> None:
-        """A job that was taken out is held again."""
-        job.phase = Phase.HELD
-        self.hold(job)
+        self._push(job)
 
     def end(self, job: ClaimedJob, settlement: Settlement) -> None:
         """A running job gives its slot back and is to be settled."""
@@ -208,26 +212,26 @@ class Inflight:
         if self.running < self.slots or self.exclusive is not None:
             return 0
         before_s = elapsed_s() - longest_s
-        return sum(job.phase is Phase.HELD and job.held_s < before_s for _, _, job in self._held)
+        return sum(self._is_held(entry) and entry[2].held_s < before_s for entry in self._held)
 
-    def take_held(self, excess: int | None = None) -> list[ClaimedJob]:
-        """Take out held jobs to give them back, the last to start first; all, or so many."""
-        held = sorted((entry for entry in self._held if entry[2].phase is Phase.HELD), reverse=True)
+    def take_held(self, excess: int | None = None, *, but: ClaimedJob | None = None) -> list[ClaimedJob]:
+        """Take out held jobs to give them back, the last to start first; all, or so many, but never ``but``."""
+        held = sorted((each for each in self._held if self._is_held(each) and each[2] is not but), reverse=True)
         taken = [job for _, _, job in held[:excess]]
         for job in taken:
             job.phase = Phase.SETTLING
             self._held_count -= 1
-        self._held = [entry for entry in self._held if entry[2].phase is Phase.HELD]
+        self._held = [entry for entry in self._held if self._is_held(entry)]
         heapq.heapify(self._held)
         return taken
 
-    def raws(self, keys: QueueKeys, worker: str) -> Counter[bytes]:
-        """What should stand in that processing list, as a multiset."""
-        return Counter(
-            job.message.raw
+    def listed(self, keys: QueueKeys, worker: str) -> list[tuple[ClaimedJob, bytes]]:
+        """What should stand in that processing list."""
+        return [
+            (job, job.message.raw)
             for job in self._jobs
             if job.keys is keys and job.worker == worker and not job.is_settled_early
-        )
+        ]
 
     def of(self, phase: Phase) -> list[ClaimedJob]:
         """The jobs that are so far."""

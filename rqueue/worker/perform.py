@@ -65,7 +65,7 @@ async def perform(
         job: the claimed job.
         call: its decoded message.
         task: its task.
-        threads: where plain functions run; None runs them right here.
+        threads: where plain functions run; None is the event loop's own pool.
         max_result_bytes: a larger value fails the job.
     """
     request = request_of(job, call, task)
@@ -75,8 +75,6 @@ async def perform(
     try:
         if task.is_coroutine:
             value = await task.function(*args, **kwargs)
-        elif threads is None:
-            value = task.function(*args, **kwargs)
         else:
             value = await _in_thread(threads, task.function, args, kwargs)
         return Succeeded(_encode(value, max_result_bytes))
@@ -118,7 +116,7 @@ def _encode(value: Any, max_bytes: int) -> bytes:
 
 
 async def _in_thread(
-    threads: ThreadPool, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    threads: ThreadPool | None, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Run a function in a thread, in this context; whatever it raises comes back as data first.
 

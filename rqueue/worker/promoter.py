@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from rqueue.broker.broker import Broker
-from rqueue.errors import BrokerError
+from rqueue.errors import BrokerError, BrokerUnavailable
 from rqueue.log import event
 from rqueue.wire.keys import QueueKeys
 from rqueue.worker.schedule import Schedule
@@ -42,15 +42,23 @@ class Promoter:
                 continue
             try:
                 await self.tick()
-            except BrokerError as exc:
-                event(logging.WARNING, "promoting waits for redis", error=str(exc))
+            except Exception as exc:  # noqa: BLE001 - whatever it is, a worker does not stop promoting
+                event(logging.WARNING, "promoting waits for redis", error=str(exc) or repr(exc))
                 await asyncio.sleep(_PAUSE_S)
 
     async def tick(self) -> int:
         """Promote what is due in each queue, at most a hundred in one script; how many were."""
         moved, next_ms = 0, None
         for keys in self._queues:
-            count, due_ms = await self._broker.promote(keys)
+            try:
+                count, due_ms = await self._broker.promote(keys)
+            except BrokerUnavailable:
+                raise
+            except BrokerError as exc:  # one list is none: the other queues go on, and this one is tried again
+                event(logging.ERROR, "redis refused to promote", queue=keys.name, error=str(exc))
+                count, due_ms = 0, round(_PAUSE_S * 1000)
+            if not count and due_ms == 0:
+                due_ms = round(_PAUSE_S * 1000)  # what is due cannot go to its list: do not spin on it
             moved += count
             if due_ms is not None and (next_ms is None or due_ms < next_ms):
                 next_ms = due_ms

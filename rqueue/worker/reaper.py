@@ -11,11 +11,11 @@ from rqueue.broker.broker import Broker, Done
 from rqueue.client.options import TaskOptions
 from rqueue.client.registry import Registry
 from rqueue.config import Limits, WorkerConfig
-from rqueue.errors import BrokerError, MalformedMessage, WorkerLost
+from rqueue.errors import BrokerError, BrokerUnavailable, MalformedMessage, WorkerLost
 from rqueue.log import event
 from rqueue.policy.redelivery import Redelivery, redeliver
 from rqueue.wire.keys import QueueKeys
-from rqueue.wire.message import Call, Message
+from rqueue.wire.message import Call, Header, Message
 from rqueue.wire.record import Failure
 from rqueue.worker.inflight import ClaimedJob, describe
 from rqueue.worker.judge import Judge
@@ -60,34 +60,40 @@ class Reaper:
             await asyncio.sleep(self._heartbeat_s)
             try:
                 await self.tick()
-            except BrokerError as exc:
+            except Exception as exc:  # noqa: BLE001 - whatever it is, a worker does not stop reaping
                 # Nobody is condemned on what was seen before a break: a stalled Redis is not a dead fleet.
                 self._seen.clear()
-                event(logging.WARNING, "reaping waits for redis", error=str(exc))
+                event(logging.WARNING, "reaping waits for redis", error=str(exc) or repr(exc))
 
     async def tick(self) -> int:
         """One look; how many messages were moved. A worker is reaped when two looks in a row find its lease run out."""
         self._looks += 1
+        overdue: dict[tuple[str, str], QueueKeys] = {}
         for keys in self._queues:
             await self._broker.announce(keys.name)
             if self._looks % _LOOKS_UNTIL_OLD == 0:
                 await self._broker.discard_old(keys, self._limits.dead_ttl_s)
-        overdue = {(keys.name, worker): keys for keys in self._queues for worker in await self._broker.overdue(keys)}
+            overdue.update({(keys.name, worker): keys for worker in await self._broker.overdue(keys)})
         self._cursor, orphans = await self._broker.orphans(self._queues, self._cursor)
-        moved = 0
-        for (name, worker), keys in overdue.items():
-            if (name, worker) in self._seen:
-                moved += await self._reap(keys, worker)
-        for keys, worker in orphans:
-            moved += await self._reap(keys, worker)
+        dead = [(keys, worker) for (name, worker), keys in overdue.items() if (name, worker) in self._seen]
         self._seen = set(overdue)
+        moved = 0
+        for keys, worker in [*dead, *orphans]:
+            try:
+                moved += await self._reap(keys, worker)
+            except BrokerUnavailable:
+                raise
+            except BrokerError as exc:  # one list is none: the others are reaped all the same
+                event(logging.ERROR, "redis refused to reap", queue=keys.name, worker=worker, error=str(exc))
         return moved
 
     async def _reap(self, keys: QueueKeys, worker: str) -> int:
         """Move all that a dead worker left. If we die half-way, another reaper goes on with the rest."""
-        moved = 0
+        moved, early = 0, None
         while True:
             raws, started = await self._broker.remains(keys, worker, REAP_AT_ONCE)
+            early = set(started) if early is None else early
+            early -= {Message.id_of(raw) for raw in raws}
             back: list[tuple[bytes, int, bytes]] = []
             for raw in raws:
                 fate = self._fate(raw, started)
@@ -102,6 +108,7 @@ class Reaper:
                 return moved
             moved += len(raws)
             if verdict == 1:
+                await self._report_early(keys, worker, early)
                 event(logging.WARNING, "worker reaped", queue=keys.name, worker=worker, jobs=moved)
                 return moved
 
@@ -136,6 +143,18 @@ class Reaper:
         if answer == b"1":
             event(logging.ERROR, "job failed", **describe(job), error="WorkerLost", losses=losses)
         return answer is not None
+
+    async def _report_early(self, keys: QueueKeys, worker: str, ids: set[str]) -> None:
+        """Jobs that had been settled before they started (acks_late=False) do not run again: they failed.
+
+        If we die before this, they are simply not known any more.
+        """
+        failure = Failure(WorkerLost.__name__, f"its worker died, and it runs at most once; the worker was {worker}")
+        for job_id in ids:
+            job = ClaimedJob(keys, worker, Message.build(Header(id=job_id), b"{}"), job_id, rank=0)
+            settlement = self._judge.failed(job, failure, "worker lost", None, TaskOptions(dead_letter=False))
+            assert isinstance(settlement, Ack)
+            await self._broker.record(keys, job_id, settlement.record, settlement.ttl, started_by=worker)
 
     def _known(self, message: Message) -> tuple[Call | None, TaskOptions]:
         """The call and its task's options, as far as they are known here."""

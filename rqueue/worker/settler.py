@@ -11,7 +11,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 
-from rqueue.broker.broker import Broker, Done, Enqueued
+from rqueue.broker.broker import Broker, Done
 from rqueue.config import Limits
 from rqueue.errors import BrokerUnavailable
 from rqueue.log import event
@@ -27,6 +27,7 @@ BATCH_JOBS = 200
 BATCH_BYTES = 1024 * 1024
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
+_REFUSED_PAUSE_S = 5.0
 
 Item = tuple[ClaimedJob, Settlement, "asyncio.Future[bool] | None"]
 
@@ -109,6 +110,10 @@ class Settler:
     async def _deliver(self, key: tuple[int, str], lane: int, batch: list[Item]) -> None:
         try:
             await self._send(lane, batch)
+        except Exception as exc:  # noqa: BLE001 - an error of our own: no slot, waiter or drain may hang on it
+            event(logging.CRITICAL, "settling failed in the worker itself", error=repr(exc))
+            for item in batch:
+                self._close(item, ord("0"))
         finally:
             self._lanes[key].append(lane)
             self._inflight.signals.settle.set()
@@ -138,25 +143,29 @@ class Settler:
         keep, keep_s = self._limits.dead_max, self._limits.dead_ttl_s
         match settlement:
             case Ack(record, ttl) if job.is_settled_early:
-                await broker.record(keys, job.id, record, ttl)
-                return b"1"
+                return b"%d" % await broker.record(keys, job.id, record, ttl, worker=worker)
             case Ack():
                 return await broker.ack(keys, worker, lane, number, [_done(*item) for item in batch])
             case Bury(record, ttl, letter) if job.is_settled_early:
-                await broker.record(keys, job.id, record, ttl, letter, keep, keep_s)
-                return b"1"
+                return b"%d" % await broker.record(keys, job.id, record, ttl, letter, keep, keep_s, worker=worker)
             case Bury(_, _, letter):
                 done = _done(*batch[0])
                 return await broker.bury(keys, worker, lane, number, done, letter, keep, keep_s)
-            case Defer(message, delay_s, record) if job.is_settled_early:
-                # It is in no list any more: it is enqueued again, unless that has happened and the reply was lost.
-                again = Enqueued(job.id, True, job.level, f"+{round(delay_s * 1000)}", message.raw)
-                await broker.enqueue(keys, worker, lane, number, [again])
-                await broker.record(keys, job.id, record, str(RETRY_RECORD_TTL_S))
-                return b"1"
             case Defer(message, delay_s, record):
-                raw, ttl_s = job.message.raw, RETRY_RECORD_TTL_S
-                return await broker.retry(keys, worker, lane, number, raw, job.id, message.raw, delay_s, record, ttl_s)
+                raw, ttl_s, early = job.message.raw, RETRY_RECORD_TTL_S, job.is_settled_early
+                return await broker.retry(
+                    keys,
+                    worker,
+                    lane,
+                    number,
+                    raw,
+                    job.id,
+                    message.raw,
+                    delay_s,
+                    record,
+                    ttl_s,
+                    is_settled_early=early,
+                )
             case Track(record):
                 return b"%d" % await broker.track(keys, worker, job.id, job.message.raw, record, 86_400)
             case Release():
@@ -170,15 +179,16 @@ class Settler:
             await self._send(lane, batch[middle:])
             return
         ((job, settlement, future),) = batch
-        event(logging.ERROR, "redis refused to settle", **describe(job), error=str(error))
-        if isinstance(settlement, Track):
-            return
-        if isinstance(settlement, Ack | Defer) and future is None:
+        event(logging.ERROR, "redis refused to settle", **(describe(job) | {"error": str(error)}))
+        if isinstance(settlement, Track) or future is not None:
+            self._close(batch[0], ord("0"))
+        elif isinstance(settlement, Ack | Defer):
             failure = Failure(type(error).__name__, f"Redis refused to store how it ended: {error}")
             await self._send(lane, [(job, self._judge.failed(job, failure, "failed"), None)])
         else:
-            # Left in the processing list: the audit finds it again.
-            self._close(batch[0], ord("0"))
+            # It stays claimed here, so that it does not run again, until whoever looks after Redis has mended it.
+            await asyncio.sleep(_REFUSED_PAUSE_S)
+            await self._send(lane, batch)
 
     def _close(self, item: Item, mark: int) -> None:
         job, settlement, future = item

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import anyio
 import orjson
@@ -74,8 +75,14 @@ class Worker:
     async def __aenter__(self) -> Self:
         self._main = asyncio.create_task(self.run(), name="rqueue worker")
         ready = asyncio.create_task(self._ready.wait())
-        await asyncio.wait([self._main, ready], return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
+        try:
+            await asyncio.wait([self._main, ready], return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:  # given up on: it must not go on unseen
+            self._main.cancel()
+            await asyncio.wait([self._main])
+            raise
+        finally:
+            ready.cancel()
         if self._main.done():
             await self._main  # it could not start: here is why
         return self
@@ -83,7 +90,8 @@ class Worker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.stop()
+        if not self._stopping.is_set():
+            self.stop()
         if self._main is not None:
             await self._main
 
@@ -103,19 +111,28 @@ class Worker:
             scheduled: and nothing is scheduled.
 
         Raises:
-            BrokerError: Redis could not be asked.
+            BrokerError: Redis could not be asked, or the worker was stopped meanwhile.
         """
         idle = self._inflight.signals.idle
         while True:
             idle.clear()
             self._fetcher.poke()
-            await idle.wait()
+            await self._idle_or_ended()
             await self._settler.drained()
             sizes = [await self._broker.sizes(keys) for keys in self._queues]
             if not any(sum(size.waiting) + size.running + (size.scheduled if scheduled else 0) for size in sizes):
                 return
             # What is left runs elsewhere, or is not due yet, or came meanwhile.
             await asyncio.sleep(0.02)
+
+    async def _idle_or_ended(self) -> None:
+        idle = asyncio.create_task(self._inflight.signals.idle.wait())
+        ended = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait([idle, ended], return_when=asyncio.FIRST_COMPLETED)
+        for task in (idle, ended):
+            task.cancel()
+        if self._stopping.is_set():
+            raise BrokerError("the worker stops: what it drains is not done")
 
     async def run(self) -> None:
         """Work until :meth:`stop`.
@@ -166,7 +183,7 @@ class Worker:
     async def _finish(self) -> None:
         """Claimed and unstarted jobs go back first; then what runs may end, as long as it is given time."""
         event(logging.INFO, "worker stopping", worker=self.id, running=self.running, held=self.held)
-        await asyncio.gather(self._executor.stop(), self._fetcher.stop())
+        await self._in_time(asyncio.gather(self._executor.stop(), self._fetcher.stop()), math.inf)
         self._give_back(self._inflight.take_held())
         await self._wait_for_running(self._config.shutdown_timeout_s)
         for job in self._inflight.of(Phase.RUNNING):
@@ -192,12 +209,21 @@ class Worker:
         now.cancel()
         everything.cancel()
 
+    async def _in_time(self, future: asyncio.Future[Any], timeout_s: float) -> None:
+        """Wait for it, but not longer than that, and after a second stop only as long as leaving may take."""
+        hurry = asyncio.create_task(self._stop_now.wait())
+        timeout = None if timeout_s == math.inf else timeout_s
+        await asyncio.wait([future, hurry], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if hurry.done() and not future.done():
+            await asyncio.wait([future], timeout=_LEAVE_S)
+        hurry.cancel()
+        future.cancel()
+
     async def _settle_all(self) -> None:
         """Wait until all that ended is settled; if Redis stays away, the lease runs out and a reaper takes over."""
-        try:
-            async with asyncio.timeout(max(self._config.shutdown_timeout_s, _LEAVE_S)):
-                await self._settler.drained()
-        except TimeoutError:
+        drained = asyncio.ensure_future(self._settler.drained())
+        await self._in_time(drained, max(self._config.shutdown_timeout_s, _LEAVE_S))
+        if not drained.done() or drained.cancelled():
             event(logging.ERROR, "stopped without settling", worker=self.id, jobs=len(self._inflight))
 
     async def _leave(self) -> None:

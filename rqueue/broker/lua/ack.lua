@@ -25,15 +25,18 @@ if not redis.call('ZSCORE', workers, worker) then return false end
 -- Refused at maxmemory, and changes nothing otherwise; what follows an LREM is never refused.
 local probe = redis.pcall('SETRANGE', KEYS[7], 0, '')
 local full = type(probe) == 'table' and string.find(probe.err, 'OOM', 1, true)
-local out, states = {}, {}
+local out, states, announced = {}, {}, {}
 for i = 4, #ARGV, 4 do
   local message, id, record, ttl = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local owned = redis.call('LREM', processing, -1, message)
   if owned == 1 then
     local result, state = KEYS[7 + (i - 4) / 4], string.match(record, '^{"state":"(%u+)"')
-    redis.call('SREM', jobs, id)
-    redis.call('SREM', started, id)
-    redis.call('PUBLISH', result, record)
+    if state ~= 'STARTED' then -- with acks_late=False the job runs from now on, and its id stays taken until record
+      redis.call('SREM', jobs, id)
+      redis.call('SREM', started, id)
+      states[state] = (states[state] or 0) + 1
+    end
+    announced[#announced + 1] = { result, record }
     if full and #record > 64 then
       record, owned = '{"state":"' .. state .. '","dropped":true}', 2
     end
@@ -44,14 +47,13 @@ for i = 4, #ARGV, 4 do
     else
       redis.call('DEL', result)
     end
-    if state ~= 'STARTED' then states[state] = (states[state] or 0) + 1 end -- acks_late=False ends with record
   end
   out[#out + 1] = owned
 end
 for state, n in pairs(states) do redis.call('HINCRBY', counts, state, n) end
 redis.call('EXPIRE', counts, 86400)
-if redis.call('EXISTS', processing) == 0 then redis.call('DEL', started) end
 out = table.concat(out)
 redis.call('HSET', settled, lane, string.format('%.0f', number) .. ' ' .. out)
 redis.call('EXPIRE', settled, 86400)
+for _, each in ipairs(announced) do redis.pcall('PUBLISH', each[1], each[2]) end -- an ACL may forbid it: waiters look
 return out

@@ -11,7 +11,7 @@
 -- KEYS[9] letters     HASH  id -> dead letter
 -- ARGV[1] worker, ARGV[2] lane, ARGV[3] sequence number
 -- ARGV[4] message, ARGV[5] id, ARGV[6] record, ARGV[7] seconds to keep it ('' for ever, '0' not at all)
--- ARGV[8] dead letter, ARGV[9] how many letters are kept, ARGV[10] for how many ms
+-- ARGV[8] dead letter ('' for none), ARGV[9] how many letters are kept, ARGV[10] for how many ms
 -- ARGV[11] '1' when a reaper buries for the worker: then only once the lease has run out
 -- returns false, when the worker is not registered, or alive though a reaper asks | '1' buried | '0' the claim was lost
 local processing, workers, started, settled, dead, letters = KEYS[1], KEYS[2], KEYS[3], KEYS[5], KEYS[8], KEYS[9]
@@ -31,7 +31,7 @@ elseif not lease then
 end
 -- Refused at maxmemory, and changes nothing otherwise. Then no more is written than the message frees.
 local probe, letter = redis.pcall('SETRANGE', KEYS[7], 0, ''), ARGV[8]
-if type(probe) == 'table' and string.find(probe.err, 'OOM', 1, true) then
+if type(probe) == 'table' and string.find(probe.err, 'OOM', 1, true) and letter ~= '' then
   local reason = string.match(letter, '"reason":"([%a ]+)"') or 'failed'
   record = '{"state":"FAILURE","dropped":true}'
   letter = '{"id":' .. cjson.encode(id) .. ',"reason":"' .. reason .. '"}' .. (string.match(letter, '\n.*$') or '')
@@ -41,13 +41,15 @@ if redis.call('TYPE', processing).ok == 'list' then owned = redis.call('LREM', p
 if owned == 1 then
   redis.call('SREM', KEYS[4], id)
   redis.call('SREM', started, id)
-  redis.call('ZADD', dead, now, id)
-  redis.call('HSET', letters, id, letter)
+  if letter ~= '' then
+    redis.call('ZADD', dead, now, id)
+    redis.call('HSET', letters, id, letter)
+  end
   for _, old in ipairs(redis.call('ZRANGEBYSCORE', dead, '-inf', now - tonumber(ARGV[10]), 'LIMIT', 0, 100)) do
     redis.call('ZREM', dead, old)
     redis.call('HDEL', letters, old)
   end
-  for _ = 1, redis.call('ZCARD', dead) - tonumber(ARGV[9]) do
+  for _ = 1, letter ~= '' and redis.call('ZCARD', dead) - tonumber(ARGV[9]) or 0 do
     redis.call('HDEL', letters, redis.call('ZPOPMIN', dead)[1])
   end
   redis.call('DEL', KEYS[7])
@@ -56,10 +58,10 @@ if owned == 1 then
   elseif ttl ~= '0' then
     redis.call('SET', KEYS[7], record, 'EX', ttl)
   end
-  redis.call('PUBLISH', KEYS[7], record)
   redis.call('HINCRBY', KEYS[6], string.match(record, '^{"state":"(%u+)"'), 1)
   redis.call('EXPIRE', KEYS[6], 86400)
 end
 redis.call('HSET', settled, lane, string.format('%.0f', number) .. ' ' .. owned)
 redis.call('EXPIRE', settled, 86400)
+if owned == 1 then redis.pcall('PUBLISH', KEYS[7], record) end -- an ACL may forbid it: then waiters look for themselves
 return tostring(owned)

@@ -10,17 +10,17 @@ local scheduled, messages, main = KEYS[1], KEYS[2], KEYS[3]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZREM', scheduled, '') -- writes nothing, and lets a full Redis accept what follows
-local due, token = redis.call('ZRANGEBYSCORE', scheduled, '-inf', now, 'LIMIT', 0, ARGV[1]), false
+local due, token, moved = redis.call('ZRANGEBYSCORE', scheduled, '-inf', now, 'LIMIT', 0, ARGV[1]), false, 0
 for _, id in ipairs(due) do
   local message = redis.call('HGET', messages, id)
-  if message then
-    local level = tonumber(string.match(message, '^1 (%d+) ')) or 0
-    redis.call('LPUSH', KEYS[3 + level], message) -- fails where somebody put something else: then it stays scheduled
-    token = token or level > 0
+  local level = message and tonumber(string.match(message, '^1 (%d+) ')) or 0
+  -- Where somebody put something else in a list's place, its jobs stay scheduled, and the others go on.
+  if not message or type(redis.pcall('LPUSH', KEYS[3 + level], message)) == 'number' then
+    redis.call('ZREM', scheduled, id)
+    redis.call('HDEL', messages, id)
+    moved, token = moved + 1, token or level > 0
   end
-  redis.call('ZREM', scheduled, id)
-  redis.call('HDEL', messages, id)
 end
 if token and redis.call('EXISTS', main) == 0 then redis.call('LPUSH', main, '') end
 local soonest = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
-return { #due, soonest and math.max(0, soonest - now) or -1 }
+return { moved, soonest and math.max(0, soonest - now) or -1 }

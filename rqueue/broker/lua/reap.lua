@@ -7,6 +7,7 @@
 -- KEYS[5] card        STR
 -- KEYS[6] main        LIST
 -- KEYS[7..16] p1 … p10  LIST
+-- KEYS[17] jobs       SET   ids of jobs that are not settled, or run though they are
 -- ARGV[1] worker
 -- ARGV[2..] for each message, the last claimed first: the bytes in the list, level, the bytes as they go on
 -- returns -1 the worker is alive | 1 nothing is left: it is gone | 0 call again with what is left
@@ -29,6 +30,7 @@ if redis.call('TYPE', processing).ok == 'list' then
   for i = 2, #ARGV, 3 do
     local level = tonumber(ARGV[i + 1])
     if redis.call('LREM', processing, 1, ARGV[i]) == 1 then
+      redis.call('SREM', KEYS[3], string.match(ARGV[i], '^1 %S+ %d+ %d+ %d+ (%S+) ') or '')
       redis.call('RPUSH', KEYS[6 + level], ARGV[i + 2])
       token = token or level > 0
     end
@@ -37,6 +39,8 @@ if redis.call('TYPE', processing).ok == 'list' then
   if redis.call('EXISTS', processing) == 1 then return 0 end
 end
 redis.call('ZREM', workers, worker)
+-- What is marked as started and was in no list had been settled before its start (acks_late=False): it ends here.
+for _, id in ipairs(redis.call('SMEMBERS', KEYS[3])) do redis.call('SREM', KEYS[17], id) end
 redis.call('DEL', KEYS[3], KEYS[4], KEYS[5])
 redis.call('SET', processing, 'reaped', 'EX', 86400)
 return 1

@@ -12,6 +12,7 @@
 -- ARGV[1] worker, ARGV[2] lane, ARGV[3] sequence number
 -- ARGV[4] message as claimed, ARGV[5] id, ARGV[6] message as it goes on, ARGV[7] ms until it is due
 -- ARGV[8] record that says why ('' for none), ARGV[9] seconds to keep it ('0' not at all)
+-- ARGV[10] '1' when the job was settled before it started (acks_late=False): it is in no list, and goes all the same
 -- returns false, when the worker is not registered | '1' scheduled | '0' the claim was lost
 local processing, workers, started, settled, scheduled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local worker, lane, number, id, record = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[5], ARGV[8]
@@ -27,6 +28,7 @@ local due = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[7])
 local probe = redis.pcall('SETRANGE', KEYS[7], 0, '')
 if type(probe) == 'table' and string.find(probe.err, 'OOM', 1, true) then record = '' end
 local owned = redis.call('LREM', processing, -1, ARGV[4])
+if ARGV[10] == '1' then owned = 1 end
 if owned == 1 then
   local soonest = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
   redis.call('SREM', started, id)
@@ -35,7 +37,7 @@ if owned == 1 then
   redis.call('HSET', KEYS[6], id, ARGV[6])
   if record ~= '' then
     if ARGV[9] ~= '0' then redis.call('SET', KEYS[7], record, 'EX', ARGV[9]) end
-    redis.call('PUBLISH', KEYS[7], record)
+    redis.pcall('PUBLISH', KEYS[7], record)
   end
   if due < (tonumber(soonest) or math.huge) and redis.call('EXISTS', KEYS[8]) == 0 then
     redis.call('LPUSH', KEYS[8], '')

@@ -10,5 +10,5 @@ local processing, result = KEYS[1], KEYS[2]
 if redis.call('TYPE', processing).ok ~= 'list' then return 0 end
 if not redis.call('LPOS', processing, ARGV[1], 'RANK', -1) then return 0 end
 if ARGV[3] ~= '0' then redis.call('SET', result, ARGV[2], 'EX', ARGV[3]) end
-redis.call('PUBLISH', result, ARGV[2])
+redis.pcall('PUBLISH', result, ARGV[2]) -- an ACL may forbid it
 return 1
