@@ -24,6 +24,7 @@ BATCH_JOBS: Final = 500
 BATCH_BYTES: Final = 512 * 1024
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
+_LATE_S: Final = 0.2
 
 
 @dataclass(slots=True)
@@ -110,6 +111,10 @@ class _Outlet:
     def _expire(self) -> None:
         """Tell those whose time is up; what was sent may exist, what was not is withdrawn."""
         loop = asyncio.get_running_loop()
+        if self._timer is not None and loop.time() - self._timer.when() > _LATE_S:
+            # The loop was blocked: the replies may be here already, unread, and are read first.
+            self._timer = loop.call_later(_LATE_S / 2, self._expire)
+            return
         self._timer = None
         while self._unanswered:
             parcel = self._unanswered[0]

@@ -37,6 +37,7 @@ from rqueue.worker.settler import Settler
 
 _CANCEL_GRACE_S = 1.0
 _LEAVE_S = 5.0
+_HURRY_S = 2.0
 
 
 class Worker:
@@ -215,7 +216,7 @@ class Worker:
         timeout = None if timeout_s == math.inf else timeout_s
         await asyncio.wait([future, hurry], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         if hurry.done() and not future.done():
-            await asyncio.wait([future], timeout=_LEAVE_S)
+            await asyncio.wait([future], timeout=_HURRY_S)
         hurry.cancel()
         future.cancel()
 
