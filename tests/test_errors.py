@@ -10,6 +10,8 @@ from rqueue import errors
 from rqueue.errors import (
     BrokerError,
     BrokerUnavailable,
+    ConfigError,
+    EnqueueManyFailed,
     EnqueueUnknown,
     JobError,
     JobExpired,
@@ -36,6 +38,7 @@ EXAMPLES = [
     JobNotFound("order-17"),
     ResultNotKept("order-17"),
     EnqueueUnknown(["a", "b"]),
+    EnqueueManyFailed(["a handle", None], [None, BrokerError("WRONGTYPE")]),
     Retry(5.0, exc=OSError("refused"), max_retries=None),
     Retry(),
     *(each("text") for each in ALL if "__init__" not in vars(each) and not issubclass(each, JobError | Signal)),
@@ -62,6 +65,7 @@ def test_a_signal_is_no_error_that_a_task_catches_by_accident():
         ("ReplyLost", BrokerUnavailable),
         ("BrokerFull", BrokerError),
         ("EnqueueUnknown", BrokerError),
+        ("EnqueueManyFailed", BrokerError),
         ("JobNotFound", LookupError),
         ("JobExpired", JobRevoked),
         ("WaitTimeout", TimeoutError),
@@ -74,6 +78,7 @@ def test_each_can_be_caught_as_what_it_also_is(name: str, also: type[Exception])
 def test_an_unknown_enqueue_is_not_a_failed_one():
     """Whoever enqueues again after BrokerUnavailable must not do so after this."""
     assert not issubclass(EnqueueUnknown, BrokerUnavailable)
+    assert not issubclass(EnqueueManyFailed, BrokerUnavailable)
 
 
 def test_each_has_a_sentence_that_says_when():
@@ -105,6 +110,27 @@ def test_an_unknown_enqueue_keeps_all_ids_and_shows_five():
     assert error.ids == tuple(f"job-{number}" for number in range(7))
     assert "an enqueue of 7 job(s) was lost (job-0, job-1, job-2, job-3, job-4 …)" in str(error)
     assert "(a, b)" in str(EnqueueUnknown(["a", "b"]))
+
+
+def test_a_failed_enqueue_of_many_says_which_and_why():
+    refused = BrokerError("WRONGTYPE a waiting list holds a string")
+    error = EnqueueManyFailed(["handle", None, None], [None, refused, EnqueueUnknown(["c"])])
+    assert error.jobs == ("handle", None, None)
+    assert error.errors[:2] == (None, refused)
+    assert str(error) == "2 of 3 calls were not enqueued, the first because: WRONGTYPE a waiting list holds a string"
+
+
+@pytest.mark.parametrize("defer", [-1, float("nan"), float("inf"), 1e10, True, "60", [1]])
+def test_a_retry_that_has_no_time_is_refused_where_it_is_raised(defer):
+    """Breaks when the worker meets it first: the job could not be settled."""
+    with pytest.raises(ConfigError, match="defer"):
+        Retry(defer)
+
+
+@pytest.mark.parametrize("limit", [-1, 1.5, True, "3"])
+def test_a_retry_with_a_wrong_limit_is_refused_where_it_is_raised(limit):
+    with pytest.raises(ConfigError, match="max_retries"):
+        Retry(max_retries=limit)
 
 
 def test_a_retry_says_when_and_leaves_the_limit_alone():

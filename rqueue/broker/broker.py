@@ -258,9 +258,9 @@ class Broker:
             except BrokerError:
                 link.client_id = None  # an ACL without it: do not ask again on this connection
 
-    async def audit(self, keys: QueueKeys, worker: str) -> list[str]:
-        """The SHA-1 of each message in the worker's processing list, the last claimed first; '' for a token."""
-        return [each.decode() for each in await self._run("audit", (keys.processing(worker),), ())]
+    async def audit(self, keys: QueueKeys, worker: str) -> list[bytes]:
+        """The fingerprint of each message in the worker's processing list, the last claimed first; b'' for a token."""
+        return list(await self._run("audit", (keys.processing(worker),), ()))
 
     async def held_at(self, keys: QueueKeys, worker: str, index: int) -> bytes | None:
         """The message at that place of the worker's processing list."""
@@ -333,8 +333,8 @@ class Broker:
     ) -> bool:
         """Keep the result, and the dead letter if any, of a job that was settled before it started.
 
-        May be repeated. False when ``worker`` is named and not registered any more; ``started_by`` is the worker in
-        whose name the job was started, where that is not the same.
+        May be repeated. False when ``worker`` is named and not registered any more; ``started_by`` is named by a
+        reaper: the dead worker that ran it, and may have recorded its end before it was reaped.
         """
         _check_done(Done(b"", job_id, record, ttl))
         names = (
@@ -346,7 +346,8 @@ class Broker:
             keys.started(worker or started_by),
             keys.workers,
         )
-        arguments = (record, ttl, job_id, letter, keep, _ms(keep_s), worker)
+        by_reaper = "1" if started_by else ""
+        arguments = (record, ttl, job_id, letter, keep, _ms(keep_s), worker, by_reaper)
         return bool(await self._run("record", names, arguments))
 
     async def retry(
@@ -365,32 +366,20 @@ class Broker:
         is_settled_early: bool = False,
     ) -> bytes | None:
         """Put a claimed job off; None when not registered, b'0' when the claim was lost. Repeatable like ``ack``."""
-        reply = await self._run(
-            "retry",
-            (
-                keys.processing(worker),
-                keys.workers,
-                keys.started(worker),
-                keys.settled(worker),
-                keys.scheduled,
-                keys.messages,
-                keys.result(job_id),
-                keys.main,
-                keys.jobs,
-            ),
-            (
-                worker,
-                lane,
-                number,
-                raw,
-                job_id,
-                message,
-                _ms(delay_s),
-                record,
-                ttl_s,
-                "1" if is_settled_early else "",
-            ),
+        early = "1" if is_settled_early else ""
+        names = (
+            keys.processing(worker),
+            keys.workers,
+            keys.started(worker),
+            keys.settled(worker),
+            keys.scheduled,
+            keys.messages,
+            keys.result(job_id),
+            keys.main,
+            keys.jobs,
         )
+        arguments = (worker, lane, number, raw, job_id, message, _ms(delay_s), record, ttl_s, early)
+        reply = await self._run("retry", names, arguments)
         return None if reply is None else bytes(reply)
 
     async def bury(
@@ -641,6 +630,11 @@ def renewal(
     return names, [worker, _ms(lease_s), card]
 
 
+def fingerprint(raw: bytes) -> bytes:
+    """What tells a message from others, as :meth:`Broker.audit` gives it: its length and its first 256 bytes."""
+    return b"%d:" % len(raw) + raw[:256]
+
+
 async def _all(calls: Sequence[asyncio.Future[Reply]]) -> list[Any]:
     """All replies; the first error is raised after all have come."""
     replies = await asyncio.gather(*calls, return_exceptions=True)
@@ -687,4 +681,4 @@ def _escape_glob(name: bytes) -> bytes:
     return name
 
 
-__all__ = ["Broker", "Claim", "Claimed", "Done", "Enqueued", "Known", "ReplyLost", "Sizes", "renewal"]
+__all__ = ["Broker", "Claim", "Claimed", "Done", "Enqueued", "Known", "ReplyLost", "Sizes", "fingerprint", "renewal"]

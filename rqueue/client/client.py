@@ -23,6 +23,7 @@ from rqueue.errors import (
     BrokerError,
     ConfigError,
     EnqueueManyFailed,
+    EnqueueUnknown,
     JobNotFound,
     MessageTooLarge,
     WaitTimeout,
@@ -131,7 +132,8 @@ class Client:
         ]
         if not failed:
             return [job for job in jobs if job is not None]
-        if not fresh or not all(isinstance(error, BrokerError) for error in failed.values()):
+        is_in_doubt = len(failed) > 1 and any(isinstance(error, EnqueueUnknown) for error in failed.values())
+        if not (fresh or is_in_doubt) or not all(isinstance(error, BrokerError) for error in failed.values()):
             raise next(iter(failed.values()))
         raise EnqueueManyFailed(jobs, [failed.get(queue) for queue, _ in prepared])
 

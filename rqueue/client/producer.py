@@ -185,10 +185,12 @@ class _Outlet:
         """Send one batch, the same under the same number, until its fate is known or nobody waits for it any more."""
         self._number += 1
         number, pause, is_lost = self._number, _FIRST_PAUSE_S, False
-        jobs = [job for parcel in batch for job in parcel.jobs]
         while not all(parcel.answer.done() for parcel in batch):
+            if not is_lost:  # nothing of it is there: what was withdrawn, or given up, stays so
+                batch = [parcel for parcel in batch if not parcel.answer.done()]
             for parcel in batch:
                 parcel.may_exist = True
+            jobs = [job for parcel in batch for job in parcel.jobs]
             try:
                 answer = await self._broker.enqueue(self._keys, self._producer, lane, number, jobs)
             except BrokerUnavailable as exc:

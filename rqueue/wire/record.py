@@ -18,6 +18,9 @@ from rqueue.wire.state import State
 MAX_ERROR_CHARS: Final = 2_000
 """An error's text is cut to this many characters."""
 
+MAX_NAME_CHARS: Final = 200
+"""The name of an error's class is cut to this many characters."""
+
 MAX_TRACEBACK_CHARS: Final = 16_000
 """A traceback is cut to this many characters, from its beginning: its end says what happened."""
 

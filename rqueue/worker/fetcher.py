@@ -13,9 +13,8 @@ import secrets
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from hashlib import sha1
 
-from rqueue.broker.broker import Broker
+from rqueue.broker.broker import Broker, fingerprint
 from rqueue.config import AppConfig, WorkerConfig
 from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, MalformedMessage
 from rqueue.log import event
@@ -32,7 +31,7 @@ CLAIM_AT_ONCE = 200
 CLAIM_BYTES = 8 * 1024 * 1024
 _FIRST_BLOCK_PAUSE_S = 0.05
 _NO_BLOCK_PAUSE_S = 1.0
-_AUDIT_BEATS = 3
+AUDIT_BEATS = 18  # a look at what nothing gave reason to look at; after a break, or an error, it is at once
 _AUDIT_AGAIN_S = 0.5
 _LONGEST_SUSPENSE_S = 5.0
 _LONGEST_HELD_S = 0.25  # what was claimed should have started in a tenth of a second
@@ -155,26 +154,26 @@ class Fetcher:
     async def _audit_queue(self, keys: QueueKeys) -> None:
         worker = self._lease.worker
         in_redis = await self._broker.audit(keys, worker)
-        jobs = {job: sha1(raw, usedforsecurity=False).hexdigest() for job, raw in self._inflight.listed(keys, worker)}
+        jobs = {job: fingerprint(raw) for job, raw in self._inflight.listed(keys, worker)}
         in_memory = Counter(jobs.values())
         found = []
         for index in reversed(range(len(in_redis))):
-            fingerprint = in_redis[index]
-            if in_memory[fingerprint] > 0:
-                in_memory[fingerprint] -= 1
-            elif fingerprint:
+            mark = in_redis[index]
+            if in_memory[mark] > 0:
+                in_memory[mark] -= 1
+            elif mark:
                 raw = await self._broker.held_at(keys, worker, index)
                 # A settle may have moved the rest meanwhile: then the next audit finds it.
-                if raw is not None and sha1(raw, usedforsecurity=False).hexdigest() == fingerprint:
+                if raw is not None and fingerprint(raw) == mark:
                     found.append((keys, MAIN, raw))
                 else:
                     self._is_unsure = True
         if found:
             event(logging.WARNING, "audit found jobs", queue=keys.name, jobs=len(found), worker=worker)
             await self._accept(found)
-        for job, fingerprint in jobs.items():
-            if job.phase is Phase.HELD and in_memory[fingerprint] > 0:
-                in_memory[fingerprint] -= 1
+        for job, mark in jobs.items():
+            if job.phase is Phase.HELD and in_memory[mark] > 0:
+                in_memory[mark] -= 1
                 event(logging.WARNING, "claim lost", **describe(job), was="held")
                 self._inflight.gone(job)
 
@@ -182,7 +181,7 @@ class Fetcher:
         age_s, beat_s = elapsed_s() - self._audited_s, self._config.heartbeat_s
         if self._broker.resets != self._audited_resets and age_s > min(_AUDIT_AGAIN_S, beat_s):
             return True
-        return age_s > (beat_s if self._is_unsure else _AUDIT_BEATS * beat_s)
+        return age_s > (beat_s if self._is_unsure else AUDIT_BEATS * beat_s)
 
     async def _claim(self, want: int) -> None:
         self._turn += 1
@@ -254,9 +253,8 @@ class Fetcher:
                     event(logging.WARNING, "block refused", queue=self._queues[index].name, error=str(error))
         if arrived:
             await self._accept(arrived)
-            excess = -self._inflight.free_slots - self._inflight.pace.allowance(elapsed_s())
-            if excess > 0:
-                await self._give_back(self._inflight.take_held(excess))
+            if (room := self._inflight.room()) < 0:
+                await self._give_back(self._inflight.take_held(-room))
         await self._make_way()
 
     async def _make_way(self) -> None:

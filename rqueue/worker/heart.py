@@ -71,8 +71,8 @@ class Heart:
     def _run(self) -> None:
         beat_s = self._lease.lease_s / 3
         pulse = Pulse(self._endpoint, timeout_s=max(beat_s, 1.0))
-        next_s, named = elapsed_s(), False
-        while not self._stop.wait(min(_WATCH_S, max(0.0, next_s - elapsed_s()))):
+        next_s, named = elapsed_s() + 0.001, False
+        while not self._stop.wait(_pause_s(next_s)):
             stalled_s = elapsed_s() - self._moved_s
             if stalled_s < BLOCKED_S:
                 named = False
@@ -117,3 +117,9 @@ class Heart:
             seconds=round(stalled_s, 1),
             stack=stack,
         )
+
+
+def _pause_s(next_s: float) -> float:
+    """Seconds until the next look: at the beat, or sooner, to watch the loop; a beat that is held back is overdue."""
+    left_s = next_s - elapsed_s()
+    return min(_WATCH_S, left_s) if left_s > 0 else _WATCH_S

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Executor as ThreadPool
@@ -19,7 +20,7 @@ from rqueue.errors import MalformedMessage, ResultError, Retry
 from rqueue.wire import codec
 from rqueue.wire.keys import MAIN
 from rqueue.wire.message import Call
-from rqueue.wire.record import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS, Failure
+from rqueue.wire.record import MAX_ERROR_CHARS, MAX_NAME_CHARS, MAX_TRACEBACK_CHARS, Failure
 from rqueue.worker.inflight import ClaimedJob
 from rqueue.worker.outcome import Expired, Failed, Interrupted, Outcome, Succeeded, Unknown, Unreadable, WantsRetry
 
@@ -77,6 +78,8 @@ async def perform(
             value = await task.function(*args, **kwargs)
         else:
             value = await _in_thread(threads, task.function, args, kwargs)
+        if inspect.isawaitable(value):  # a plain function that gives one back: a partial, a lambda, a wrapper
+            value = await value
         return Succeeded(_encode(value, max_result_bytes))
     except Retry as signal:
         return WantsRetry(signal, failure_of(signal.exc) if signal.exc is not None else None)
@@ -97,7 +100,11 @@ def failure_of(error: BaseException) -> Failure:
         text = "".join(traceback.format_exception(error))
     except BaseException as exc:
         text = f"<the traceback could not be formatted: {type(exc).__name__}>"
-    return Failure(type(error).__name__, _storable(message)[:MAX_ERROR_CHARS], _storable(text)[-MAX_TRACEBACK_CHARS:])
+    return Failure(
+        _storable(type(error).__name__)[:MAX_NAME_CHARS],
+        _storable(message)[:MAX_ERROR_CHARS],
+        _storable(text)[-MAX_TRACEBACK_CHARS:],
+    )
 
 
 def _storable(text: str) -> str:

@@ -22,6 +22,7 @@ from rqueue.worker.judge import Judge
 from rqueue.worker.outcome import Ack, Bury
 
 REAP_AT_ONCE = 50
+LOOKS_PER_SEARCH = 5  # a step of the search for lists without an owner: they come only from outside
 _LOOKS_UNTIL_OLD = 12  # dead letters are looked through for old ones once a minute, with the default lease
 
 
@@ -68,13 +69,19 @@ class Reaper:
     async def tick(self) -> int:
         """One look; how many messages were moved. A worker is reaped when two looks in a row find its lease run out."""
         self._looks += 1
-        overdue: dict[tuple[str, str], QueueKeys] = {}
-        for keys in self._queues:
-            await self._broker.announce(keys.name)
-            if self._looks % _LOOKS_UNTIL_OLD == 0:
+        # Asked together: one round trip for all queues.
+        looks = [self._broker.overdue(keys) for keys in self._queues]
+        found = await asyncio.gather(*looks)
+        orphans: list[tuple[QueueKeys, str]] = []
+        if self._looks % LOOKS_PER_SEARCH == 1:
+            self._cursor, orphans = await self._broker.orphans(self._queues, self._cursor)
+        overdue = {
+            (keys.name, worker): keys for keys, workers in zip(self._queues, found, strict=True) for worker in workers
+        }
+        if self._looks % _LOOKS_UNTIL_OLD == 0:
+            for keys in self._queues:
+                await self._broker.announce(keys.name)
                 await self._broker.discard_old(keys, self._limits.dead_ttl_s)
-            overdue.update({(keys.name, worker): keys for worker in await self._broker.overdue(keys)})
-        self._cursor, orphans = await self._broker.orphans(self._queues, self._cursor)
         dead = [(keys, worker) for (name, worker), keys in overdue.items() if (name, worker) in self._seen]
         self._seen = set(overdue)
         moved = 0

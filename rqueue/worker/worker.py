@@ -121,7 +121,8 @@ class Worker:
             await self._idle_or_ended()
             await self._settler.drained()
             sizes = [await self._broker.sizes(keys) for keys in self._queues]
-            if not any(sum(size.waiting) + size.running + (size.scheduled if scheduled else 0) for size in sizes):
+            is_empty = not any(sum(size.waiting) + size.running + size.scheduled * scheduled for size in sizes)
+            if is_empty and idle.is_set():  # nothing was claimed here while the sizes were asked
                 return
             # What is left runs elsewhere, or is not due yet, or came meanwhile.
             await asyncio.sleep(0.02)

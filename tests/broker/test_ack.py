@@ -153,13 +153,34 @@ async def test_a_result_that_is_not_kept_is_announced(broker, keys, seed, messag
     assert await heard() == done("a").record
 
 
-async def test_the_last_message_takes_the_started_set_along(broker, keys, seed, dump, message, done):
-    """Nothing leaks. Breaks when an id that is in no list any more stays in the set of a worker that lives on."""
-    await seed({"processing:w": [message("b"), message("a")], "started:w": {"a", "b", "stale"}, **ALIVE})
+async def test_each_message_takes_its_started_mark_along_and_no_other(broker, keys, seed, dump, message, done):
+    """Nothing leaks. Breaks when an ended job stays marked; or when an empty list takes along the marks of jobs that
+    were settled before they started: they still run, and their worker's death would go unheard.
+    """
+    await seed({"processing:w": [message("b"), message("a")], "started:w": {"a", "b", "early"}, **ALIVE})
     await broker.ack(keys, "w", 0, 1, [done("a")])
-    assert (await dump())["started:w"] == {"b", "stale"}
+    assert (await dump())["started:w"] == {"b", "early"}
     await broker.ack(keys, "w", 0, 2, [done("b")])
-    assert "started:w" not in await dump()
+    assert (await dump())["started:w"] == {"early"}
+
+
+async def test_a_job_that_is_settled_before_it_runs_keeps_its_id_and_its_mark(
+    broker, keys, seed, dump, message, done, listen
+):
+    """acks_late=False. Breaks when its id is free while it runs (a repeated enqueue would run it twice), when its
+    worker's death leaves no trace of it, or when it counts as ended.
+    """
+    await seed({"processing:w": [message("a")], "started:w": {"a"}, "jobs": {"a"}, **ALIVE})
+    heard, begun = await listen("result:a"), done("a", "STARTED")
+    assert await broker.ack(keys, "w", 0, 1, [begun]) == b"1"
+    assert await heard() == begun.record
+    assert await dump() == {
+        "started:w": {"a"},
+        "jobs": {"a"},
+        "result:a": ("ttl", begun.record),
+        "settled:w": ("ttl", {"0": b"1 1"}),
+        **ALIVE,
+    }
 
 
 async def test_of_equal_messages_one_is_settled(broker, keys, seed, dump, message, done):

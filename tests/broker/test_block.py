@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from rqueue.broker.broker import fingerprint
 from rqueue.errors import BrokerError
 
 on_redis = pytest.mark.parametrize("url", ["redis"], indirect=True)
@@ -100,7 +101,8 @@ async def test_a_cancelled_wait_loses_nothing(broker, other, keys, dump, message
     await asyncio.wait([waiting])
     await other.enqueue(keys, "p", 0, 1, [job("a"), job("b")])
     assert await broker.block(keys, "w", 5) == message("b")
-    assert await broker.held(keys, "w") == [message("b"), message("a")]
+    assert await broker.audit(keys, "w") == [fingerprint(message(name)) for name in "ba"]
+    assert await broker.held_at(keys, "w", 1) == message("a")
     assert "main" not in await dump()
 
 

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from rqueue.broker.broker import ANNOUNCE_EVERY_S, Broker, Known, Sizes
+from rqueue.broker.broker import ANNOUNCE_EVERY_S, Broker, Known, Sizes, fingerprint
 from rqueue.broker.endpoint import Endpoint
-from rqueue.errors import BrokerUnavailable, ReplyLost
+from rqueue.errors import BrokerError, BrokerUnavailable, ReplyLost
 from rqueue.wire.keys import Keys
 
 on_redis = pytest.mark.parametrize("url", ["redis"], indirect=True)
@@ -102,7 +102,7 @@ async def test_announced_queues_are_known(broker, other, dump):
     await broker._link.call("FLUSHALL")
     await broker.announce("email")
     assert await other.queues() == []
-    broker._announced["email"] -= ANNOUNCE_EVERY_S  # a minute later
+    broker._announced["email"] -= ANNOUNCE_EVERY_S  # a second later
     await broker.announce("email")
     assert await other.queues() == ["email"]
 
@@ -216,6 +216,18 @@ async def test_what_is_known_of_an_id_in_each_place(broker, keys, reports, seed)
     assert await broker.known([]) == []
 
 
+@pytest.mark.parametrize("key", ["jobs", "scheduled", "result:broken", "dead:letters"])
+async def test_an_id_that_redis_refuses_to_look_at_fails_alone(broker, keys, reports, raw, seed, key):
+    """Breaks when a key of another type is an error for all who ask in the same round trip, or shifts their replies."""
+    await seed({"reports/jobs": {"alive"}, "reports/result:ended": b"success"})
+    await raw("LPUSH" if key != "scheduled" else "SET", f"rqueue:{{email}}:{key}", "somebody's")
+    first, refused, last = await broker.known([(reports, "alive"), (keys, "broken"), (reports, "ended")])
+    assert first == Known(None, True, False, False)
+    assert isinstance(refused, BrokerError)
+    assert "WRONGTYPE" in str(refused)
+    assert last == Known(b"success", False, False, False)
+
+
 @on_redis
 async def test_all_ids_are_asked_for_in_one_round_trip(broker, keys, raw):
     """A lookup by id alone asks all known queues in one round trip. Breaks when each is waited for."""
@@ -253,17 +265,18 @@ async def test_workers_with_their_leases_and_cards(broker, keys, seed, raw):
     assert -70 < v_left < -50 < 50 < w_left < 70
 
 
-async def test_held_is_what_the_list_holds_without_tokens(broker, keys, seed):
-    """The audit compares messages. Breaks when a token is taken for a message, or equal messages for one."""
-    await seed({"processing:w": [b"", b"b", b"a", b"a"]})
-    assert await broker.held(keys, "w") == [b"b", b"a", b"a"]
-    assert await broker.held(keys, "v") == []
+async def test_a_held_message_is_read_by_its_place(broker, keys, seed):
+    """The audit reads what it does not know. Breaks when tokens are left out, so that the places are others."""
+    await seed({"processing:w": [b"", b"b", b"a"]})
+    assert [await broker.held_at(keys, "w", index) for index in range(4)] == [b"", b"b", b"a", None]
+    assert await broker.held_at(keys, "v", 0) is None
 
 
 async def test_a_worker_that_was_reaped_holds_nothing(broker, keys, seed):
     """The audit of a late worker. Breaks when its list's tombstone is an error."""
     await seed({"processing:w": ("ttl", b"reaped")})
-    assert await broker.held(keys, "w") == []
+    assert await broker.audit(keys, "w") == []
+    assert await broker.held_at(keys, "w", 0) is None
 
 
 async def test_overdue_are_those_whose_lease_ran_out(broker, keys, seed):
@@ -378,8 +391,8 @@ async def test_nothing_leaks(broker, keys, raw, dump, job, done, message):
     await broker.block(keys, "w", 0.01)
     await broker.promote(keys)
     await broker.claim([keys], [5], "w", 30, 100, 1_000_000)
-    held = await broker.held(keys, "w")
-    assert sorted(held) == sorted([released, retried])
+    assert sorted(await broker.audit(keys, "w")) == sorted(fingerprint(raw) for raw in (released, retried))
+    held = [released, retried]
     await broker.start(keys, "w", [ids[raw] for raw in held])
     assert await broker.ack(keys, "w", 0, 2, [done(ids[raw], raw=raw) for raw in held]) == b"11"
     assert await broker.claim([keys], [5], "w", 30, 100, 1_000_000)
@@ -388,3 +401,49 @@ async def test_nothing_leaks(broker, keys, raw, dump, job, done, message):
     assert {name for name, value in stored.items() if not isinstance(value, tuple)} == {"rqueue:queues"}
     names = {name.partition(":")[0] for name in stored}
     assert names == {"rqueue", "sent", "counts", "result", "processing"}
+
+
+# An ACL without channels
+
+
+@on_redis
+@pytest.mark.parametrize("verb", ["ack", "bury", "retry", "record", "track"])
+async def test_an_acl_may_forbid_channels(new_broker, broker, server, keys, raw, seed, dump, message, done, verb):
+    """The result is there, and waiters find it when they look. Breaks when a refused PUBLISH ends a step half-way: the
+    job would be in no list, and its batch neither answered nor remembered.
+    """
+    name = f"quiet-{verb}"
+    await raw("ACL", "SETUSER", name, "reset", "on", ">pw", "~*", "+@all", "resetchannels")
+    try:
+        quiet = await new_broker(server.url.replace("redis://", f"redis://{name}:pw@"))
+        with pytest.raises(BrokerError, match="permission"):
+            await quiet._link.call("PUBLISH", keys.result("a"), "x")
+        # All of it, in the same state, by one who may publish and by one who may not.
+        stored = []
+        for each in (broker, quiet):
+            await raw("FLUSHALL")
+            await seed({"processing:w": [message("b"), message("a")], "started:w": {"a", "b"}, "jobs": {"a", "b"}})
+            await seed({"workers": {"w": "future"}})
+            answers = [await settle(each, keys, message, done, verb) for _ in range(2)]
+            assert answers[0] == answers[1]
+            stored.append((answers, await dump()))
+        assert stored[0] == stored[1]
+        assert "result:a" in stored[1][1]
+    finally:
+        await raw("ACL", "DELUSER", name)
+
+
+async def settle(broker, keys, message, done, verb):
+    letter = b'{"id":"a"}\nraw'
+    match verb:
+        case "ack":
+            return await broker.ack(keys, "w", 0, 1, [done("a"), done("b")])
+        case "bury":
+            return await broker.bury(keys, "w", 0, 1, done("a", "FAILURE"), letter, 100, 86_400)
+        case "retry":
+            record = b'{"state":"RETRY"}'
+            return await broker.retry(keys, "w", 0, 1, message("a"), "a", message("a", retries=1), 60, record, 60)
+        case "record":
+            return await broker.record(keys, "a", done("a").record, "60", letter, 100, 86_400, worker="w")
+        case _:
+            return await broker.track(keys, "w", "a", message("a"), b'{"state":"STARTED"}', 60)

@@ -173,5 +173,33 @@ async def test_a_lease_that_ran_out_stops_the_reaper_no_more_and_the_worker_not_
     }
 
 
+# No letter
+
+
+async def test_an_empty_letter_is_none_and_the_queues_letters_stay(broker, keys, seed, dump, message, done, listen):
+    """A task may want no dead letters. Breaks when an empty one is kept, or "keep none" wipes those of other jobs."""
+    letters = {"dead": {"x": "past", "y": "past"}, "dead:letters": {"x": b"letter", "y": b"letter"}}
+    await seed({"processing:w": [message("a")], "started:w": {"a"}, "jobs": {"a"}, **ALIVE, **letters})
+    heard, dying = await listen("result:a"), done("a", "FAILURE")
+    assert await broker.bury(keys, "w", 0, 1, dying, b"", 0, DAY_S) == b"1"
+    assert await heard() == dying.record
+    assert await dump() == {
+        "result:a": ("ttl", dying.record),
+        "counts": ("ttl", {"FAILURE": b"1"}),
+        "settled:w": ("ttl", {"0": b"1 1"}),
+        **ALIVE,
+        **letters,
+    }
+
+
+async def test_without_a_letter_old_ones_still_go(broker, keys, seed, dump, message, done):
+    """Letters are bounded in age. Breaks when a queue whose tasks want none keeps its old ones for ever."""
+    await seed({"dead": {"x": 1, "y": "past"}, "dead:letters": {"x": b"letter", "y": b"letter"}})
+    await seed({"processing:w": [message("a")], **ALIVE})
+    await broker.bury(keys, "w", 0, 1, done("a", "FAILURE"), b"", 0, DAY_S)
+    stored = await dump()
+    assert (stored["dead"], stored["dead:letters"]) == ({"y": "past"}, {"y": b"letter"})
+
+
 def _ms(time: list[bytes]) -> int:
     return int(time[0]) * 1000 + int(time[1]) // 1000

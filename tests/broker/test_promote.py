@@ -1,9 +1,5 @@
 """promote: scheduled jobs that are due go to their lists."""
 
-import contextlib
-
-from rqueue.errors import BrokerError
-
 
 def _scheduled(message, **levels):
     return {job_id: message(job_id, level) for job_id, level in levels.items()}
@@ -101,10 +97,36 @@ async def test_an_entry_without_a_message_is_dropped(broker, keys, seed, dump, m
     assert await dump() == {"main": [message("a")]}
 
 
-async def test_a_list_that_is_none_loses_no_message(broker, keys, seed, dump, message):
-    """Never nowhere (types before any write). Breaks when a job has left the schedule before its push is refused."""
-    state = {"p5": b"somebody's", "scheduled": {"a": 1}, "scheduled:messages": _scheduled(message, a=5)}
-    await seed(state)
-    with contextlib.suppress(BrokerError):
-        await broker.promote(keys)
-    assert message("a", 5) in (await dump()).get("scheduled:messages", {}).values()
+async def test_a_list_that_is_none_keeps_its_jobs_scheduled_and_stops_no_other(broker, keys, seed, dump, message):
+    """Never nowhere, and one bad key stops nobody else. Breaks when a job has left the schedule before its push is
+    refused, or when the first refusal ends the step.
+    """
+    levels = {"a": 5, "b": 0, "c": 5, "d": 9, "e": 5}
+    await seed(
+        {
+            "p5": b"somebody's",
+            "scheduled": {"a": 1, "b": 2, "c": 3, "d": 4, "e": "future"},
+            "scheduled:messages": _scheduled(message, **levels),
+        }
+    )
+    moved, due_ms = await broker.promote(keys)
+    assert (moved, due_ms) == (2, 0)
+    stored = await dump()
+    assert stored == {
+        "p5": b"somebody's",
+        "main": [message("b")],
+        "p9": [message("d", 9)],
+        "scheduled": {"a": "past", "c": "past", "e": "future"},
+        "scheduled:messages": _scheduled(message, a=5, c=5, e=5),
+    }
+    assert await broker.promote(keys) == (0, 0)
+    assert await dump() == stored
+
+
+async def test_a_list_that_was_mended_gets_its_jobs(broker, keys, raw, seed, dump, message):
+    """Breaks when a job whose list was none is promoted to nowhere, or left out for good."""
+    await seed({"p5": b"somebody's", "scheduled": {"a": 1}, "scheduled:messages": _scheduled(message, a=5)})
+    assert (await broker.promote(keys))[0] == 0
+    await raw("DEL", keys.lists[5])
+    assert await broker.promote(keys) == (1, None)
+    assert await dump() == {"main": [b""], "p5": [message("a", 5)]}

@@ -176,3 +176,42 @@ async def test_a_list_that_is_none_loses_no_message(broker, keys, seed, dump, me
     with contextlib.suppress(BrokerError):
         await broker.reap(keys, "w", items(message("a", 5), level=5))
     assert (await dump()).get("processing:w") == [message("a", 5)]
+
+
+# What has started
+
+
+async def test_what_goes_back_is_not_marked_any_more(broker, keys, seed, dump, message):
+    """Reaping is repeatable: a reaper that dies half-way leaves a job that waits. Breaks when it stays marked: the last
+    part would take it for settled early, and free the id of a job that is alive.
+    """
+    a, b = message("a"), message("b", 5, losses=1)
+    await seed({"processing:w": [b, a], "started:w": {"a", "b"}, "jobs": {"a", "b"}, **DEAD})
+    assert await broker.reap(keys, "w", [(b, 5, message("b", 5, losses=2))]) == 0
+    stored = await dump()
+    assert (stored["started:w"], stored["jobs"]) == ({"a"}, {"a", "b"})
+    assert await broker.reap(keys, "w", items(a)) == 1
+    stored = await dump()
+    assert stored["jobs"] == {"a", "b"}
+    assert "started:w" not in stored
+
+
+async def test_a_job_that_was_settled_before_it_started_ends_with_its_worker(broker, keys, seed, dump, message):
+    """acks_late=False: it runs at most once. Breaks when its id stays taken for ever, or that of another job goes."""
+    state = {"processing:w": [message("a")], "jobs": {"a", "early", "other"}, "result:early": ("ttl", b"STARTED")}
+    await seed({**state, "started:w": {"a", "early"}, **DEAD})
+    assert await broker.reap(keys, "w", items(message("a"))) == 1
+    assert await dump() == {
+        "main": [message("a")],
+        "jobs": {"a", "other"},
+        "result:early": ("ttl", b"STARTED"),
+        "processing:w": TOMBSTONE,
+    }
+
+
+async def test_a_message_that_somebody_else_moved_keeps_its_mark_and_its_id(broker, keys, seed, dump, message):
+    """Two reapers. Breaks when the one that comes second unmarks, or frees, what it has not moved."""
+    state = {"processing:w": [message("b")], "started:w": {"a", "b"}, "jobs": {"a", "b"}, **DEAD}
+    await seed(state)
+    assert await broker.reap(keys, "w", items(message("a"))) == 0
+    assert await dump() == state

@@ -137,5 +137,52 @@ async def test_a_record_that_is_not_kept_does_not_stop_the_retry(broker, keys, s
     }
 
 
+# acks_late=False
+
+
+async def test_a_job_that_was_settled_before_it_started_is_scheduled_from_nowhere(
+    broker, keys, seed, dump, message, listen
+):
+    """It is in no list. Breaks when it is lost because no list holds it, or when its mark stays: its worker's death
+    would then end a job that is alive.
+    """
+    await seed({"processing:w": [message("b")], "started:w": {"a", "b"}, "jobs": {"a", "b"}, **ALIVE})
+    heard = await listen("result:a")
+    assert await retry(broker, keys, message, record=RECORD, ttl_s=60, is_settled_early=True) == b"1"
+    assert await heard() == RECORD
+    stored = await dump()
+    assert stored == {
+        "processing:w": [message("b")],
+        "started:w": {"b"},
+        "scheduled": {"a": "future"},
+        "scheduled:messages": {"a": again(message)},
+        "jobs": {"a", "b"},
+        "result:a": ("ttl", RECORD),
+        "settled:w": ("ttl", {"0": b"1 1"}),
+        "main": [b""],
+        **ALIVE,
+    }
+    assert await retry(broker, keys, message, record=RECORD, ttl_s=60, is_settled_early=True) == b"1"
+    assert await dump() == stored
+
+
+async def test_its_second_sending_does_not_schedule_it_after_its_next_run(broker, keys, raw, seed, dump, message):
+    """Repeatable: here no list tells a second time from the first. Breaks when the number is not asked first."""
+    await seed({"jobs": {"a"}, "started:w": {"a"}, **ALIVE})
+    assert await retry(broker, keys, message, delay_s=0, is_settled_early=True) == b"1"
+    assert await raw("DEL", keys.scheduled, keys.messages, keys.main) == 3  # it ran, and ended
+    stored = await dump()
+    assert await retry(broker, keys, message, delay_s=0, is_settled_early=True) == b"1"
+    assert await dump() == stored
+
+
+async def test_an_unregistered_worker_does_not_schedule_it(broker, keys, seed, dump, message):
+    """A reaper has spoken: the job failed. Breaks when a late worker makes a job that has ended run again."""
+    state = {"result:a": ("ttl", b'{"state":"FAILURE"}'), "workers": {"v": "future"}}
+    await seed(state)
+    assert await retry(broker, keys, message, record=RECORD, ttl_s=60, is_settled_early=True) is None
+    assert await dump() == state
+
+
 def _ms(time: list[bytes]) -> int:
     return int(time[0]) * 1000 + int(time[1]) // 1000

@@ -124,3 +124,62 @@ async def test_close_ends_the_connection(broker, raw):
     await until_connections(raw, 1)
     await ear.subscription.close()
     await until_connections(raw, 0)
+
+
+async def test_the_last_word_counts_in_the_next_turn_too(ear, raw):
+    """Breaks when a removal that is under way overtakes the addition after it."""
+    ear.subscription.add(b"a")
+    await ear.listens()
+    ear.subscription.remove(b"a")
+    await asyncio.sleep(0)
+    ear.subscription.add(b"a")
+    assert await ear.listens() == [b"a"]
+    assert await raw("PUBLISH", b"a", b"1") == 1
+    assert await ear.heard() == (b"a", b"1")
+
+
+@on_redis
+async def test_what_is_asked_for_in_one_turn_leaves_in_one_command(ear, raw):
+    """Ten thousand waiters are a few commands. Breaks when each channel is subscribed by itself."""
+    ear.subscription.add(b"first")
+    await ear.listens()
+    await raw("CONFIG", "RESETSTAT")
+    names = {b"c%d" % number for number in range(1000)}
+    for name in sorted(names):
+        ear.subscription.add(name)
+    listening: set[bytes] = set()
+    while listening != names:
+        listening |= set(await ear.listens())
+    assert b"cmdstat_subscribe:calls=1," in bytes(await raw("INFO", "commandstats"))
+
+
+async def test_what_is_added_during_a_restart_is_listened_to_after_it(new_server, new_broker):
+    """Breaks when what was asked for of a broken connection is forgotten with it."""
+    server = new_server()
+    ear = Ear(Endpoint(server.url).connection)
+    ear.subscription.add(b"a")
+    assert await ear.listens() == [b"a"]
+    server.kill()
+    ear.subscription.add(b"b")
+    await asyncio.sleep(0)
+    ear.subscription.add(b"c")
+    server.start()
+    listening: set[bytes] = set()
+    while listening != {b"a", b"b", b"c"}:
+        listening |= set(await ear.listens())
+    broker = await new_broker(server.url)
+    for channel in (b"a", b"b", b"c"):
+        assert await broker._link.call(b"PUBLISH", channel, b"1") == 1
+        assert await ear.heard() == (channel, b"1")
+    await ear.subscription.close()
+
+
+async def test_closing_while_redis_is_away(new_server):
+    """Breaks when closing waits for a connection."""
+    server = new_server()
+    server.kill()
+    ear = Ear(Endpoint(server.url).connection)
+    ear.subscription.add(b"a")
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await ear.subscription.close()

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from rqueue import (
+    BrokerError,
     ConfigError,
     EnqueueUnknown,
     JobNotFound,
@@ -15,6 +16,8 @@ from rqueue import (
     State,
     WaitTimeout,
 )
+from rqueue.broker.broker import ANNOUNCE_EVERY_S
+from rqueue.errors import EnqueueManyFailed
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -287,6 +290,88 @@ async def test_one_bad_call_among_many_sends_none(app, store):
     assert store(app).names() == set()
 
 
+async def test_many_jobs_of_which_one_queue_refuses_its_own(app, store):
+    """It is told for each call, so that the others are not enqueued twice. Breaks when the first error hides them."""
+
+    @app.task
+    async def job(n: int) -> int:
+        return n
+
+    async with app:
+        look = store(app)
+        look.redis.set("rqueue:{email}:p7", "not a list")
+        queues = ["default", "email", "default", "email", "reports"]
+        calls = [job.options(queue=queue).s(n) for n, queue in enumerate(queues)]
+        with pytest.raises(EnqueueManyFailed, match=r"^2 of 5 calls were not enqueued.*WRONGTYPE") as caught:
+            await app.enqueue_many(calls)
+        jobs, errors = caught.value.jobs, caught.value.errors
+        assert [each is None for each in jobs] == [queue == "email" for queue in queues]
+        assert [each is None for each in errors] == [queue != "email" for queue in queues]
+        assert {type(errors[1]), type(errors[3])} == {BrokerError}
+        assert [message.args[0] for message in look.everything("default")] == [0, 2]
+        assert [message.args[0] for message in look.everything("reports")] == [4]
+        assert [handle.queue for handle in jobs if handle] == ["default", "default", "reports"]
+        assert look.alive("email") == set()
+        # What was not enqueued can be, once somebody has mended the queue.
+        look.redis.delete("rqueue:{email}:p7")
+        again = await app.enqueue_many([call for call, error in zip(calls, errors, strict=True) if error])
+        async with app.worker(queues=["default", "email", "reports"]):
+            handles = [*(handle for handle in jobs if handle), *again]
+            assert await asyncio.gather(*(handle.result(timeout=10) for handle in handles)) == [0, 2, 4, 1, 3]
+
+
+async def test_many_jobs_with_a_taken_id_beside_a_queue_that_refuses(app, store):
+    """Breaks when the answers of one queue are read for another's jobs."""
+
+    @app.task
+    async def job(n: int) -> None: ...
+
+    async with app:
+        await job.options(job_id="taken").enqueue(0)
+        store(app).redis.set("rqueue:{email}", "not a list")
+        with pytest.raises(EnqueueManyFailed) as caught:
+            await app.enqueue_many(
+                [job.s(1), job.options(queue="email").s(2), job.options(job_id="taken").s(3), job.s(4)]
+            )
+        assert [each and each.duplicate for each in caught.value.jobs] == [False, None, True, False]
+
+
+async def test_many_jobs_of_one_queue_that_refuses_are_its_error(app, store):
+    """Nothing was enqueued. Breaks when a caller has to look for the one error in a list of the same."""
+
+    @app.task
+    async def job(n: int) -> None: ...
+
+    async with app:
+        store(app).redis.set("rqueue:{default}", "not a list")
+        with pytest.raises(BrokerError, match="WRONGTYPE") as caught:
+            await app.enqueue_many([job.s(1), job.s(2)])
+        assert type(caught.value) is BrokerError
+
+
+@pytest.mark.parametrize("queues", [("default", "email"), ("email", "default")])
+async def test_many_jobs_of_which_some_are_in_doubt(memory_app, queues):
+    """Nobody may take jobs that may exist for jobs that do not. Breaks when the error of a queue that took none hides
+    the ids of another whose reply was lost.
+    """
+
+    @memory_app.task
+    async def job(n: int) -> None: ...
+
+    async with memory_app:
+
+        async def put(keys, items):
+            if keys.name == "email":
+                raise BrokerError("WRONGTYPE a waiting list holds a string")
+            raise EnqueueUnknown([item.id for item in items])
+
+        memory_app.session().producer.put = put
+        with pytest.raises(BrokerError) as caught:
+            await memory_app.enqueue_many([job.options(queue=queue, job_id=queue).s(1) for queue in queues])
+        errors = caught.value.errors if isinstance(caught.value, EnqueueManyFailed) else [caught.value]
+        assert [error.ids for error in errors if isinstance(error, EnqueueUnknown)] == [("default",)]
+
+
 # --- ids --------------------------------------------------------------------------------------------------------------
 
 
@@ -413,7 +498,11 @@ async def test_a_handle_from_another_process_finds_a_queue_that_nobody_declared(
 
 
 async def test_a_queue_is_known_again_after_redis_was_flushed(app, store):
-    """A producer that lives on must not leave its queue unknown: lookups by id, the CLI and metrics go by that set."""
+    """A producer that lives on must not leave its queue unknown: lookups by id, the CLI and metrics go by that set.
+
+    Breaks when a queue is announced once and for all, or no oftener than a lookup can wait.
+    """
+    assert ANNOUNCE_EVERY_S <= 1
 
     @app.task
     async def job() -> None: ...
@@ -421,6 +510,7 @@ async def test_a_queue_is_known_again_after_redis_was_flushed(app, store):
     async with app:
         await job.enqueue()
         store(app).redis.flushall()
+        app.session().broker._announced["default"] -= ANNOUNCE_EVERY_S  # a second later
         handle = await job.enqueue()
         assert (await app.job(handle.id).info()).state is State.PENDING
 

@@ -245,6 +245,18 @@ def test_seconds_are_numbers_or_timedeltas():
     assert (seconds(2), seconds(0.5), seconds(timedelta(minutes=1))) == (2.0, 0.5, 60.0)
 
 
+@pytest.mark.parametrize("value", ["5", True, None, [1], float("nan"), float("inf"), -float("inf")])
+def test_what_are_no_seconds_is_refused_by_its_options_name(value):
+    """Breaks when an endless or nameless delay gets as far as Redis."""
+    with pytest.raises(ConfigError, match=rf"^lease {re.escape(repr(value))}: seconds"):
+        seconds(value, "lease")
+
+
+def test_an_id_is_given_once(task):
+    with pytest.raises(ConfigError, match="task_id and job_id"):
+        task.options(task_id="a", job_id="a")
+
+
 def test_epoch_ms_is_exact():
     assert epoch_ms(datetime(1970, 1, 1, tzinfo=UTC)) == 0
     assert epoch_ms(datetime(2026, 11, 22, 5, 19, 1, 294_000, tzinfo=UTC)) == 1_795_324_741_294

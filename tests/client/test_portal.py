@@ -151,6 +151,10 @@ async def test_get_inside_a_running_loop_is_refused(memory_app):
     job = await asyncio.to_thread(add.delay, 1, 2)
     with pytest.raises(RuntimeError, match="result"):
         job.get(timeout=0.05)
+    for look in (job.info, lambda: job.state):
+        with pytest.raises(RuntimeError, match=r"would block the running event loop: use await app\.job\(id\)\.info"):
+            look()
+    assert (await memory_app.job(job.id).info()).state is State.PENDING
 
 
 def test_get_inside_a_task_is_refused(sync_app, threaded_worker):
@@ -256,6 +260,45 @@ def test_a_portal_may_be_stopped_twice():
     portal.stop()
     portal.stop()
     assert closed == [1]
+
+
+def test_a_call_after_the_end_fails_at_once():
+    """Breaks when it is given to a loop that does not run any more: its thread would wait for ever."""
+
+    async def nothing() -> None: ...
+
+    portal = Portal(nothing)
+    assert portal.is_usable
+    portal.stop()
+    assert not portal.is_usable
+    with pytest.raises(BrokerUnavailable, match="closed"):
+        portal.call(nothing)
+
+
+def test_a_call_under_way_fails_with_the_end():
+    """Breaks when the loop ends with a call in it, or tells its thread of a cancellation that nobody asked for."""
+    under_way, errors = threading.Event(), []
+
+    async def nothing() -> None: ...
+
+    async def wait() -> None:
+        under_way.set()
+        await asyncio.Event().wait()
+
+    portal = Portal(nothing)
+
+    def call() -> None:
+        try:
+            portal.call(wait)
+        except BaseException as exc:  # noqa: BLE001 - looked at in the test's thread
+            errors.append(exc)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    assert under_way.wait(5)
+    portal.stop()
+    thread.join(5)
+    assert [type(error) for error in errors] == [BrokerUnavailable]
 
 
 def test_what_a_call_raises_reaches_its_caller():

@@ -172,10 +172,11 @@ async def test_cancelling_one_of_a_batch_leaves_the_others(redis_url, server, ne
     assert [message.id for message in messages if message.args[0] != 4] == [handle.id for handle in handles]
 
 
-async def test_cancelling_after_the_server_refused_withdraws_it(new_server, new_app, store):
+@pytest.mark.parametrize("beside", [0, 3])
+async def test_cancelling_after_the_server_refused_withdraws_it(new_server, new_app, store, beside):
     """Refused (READONLY: a failover is under way) is not sent: nothing exists, so the next attempt must not make it.
 
-    Breaks when a refused batch is sent again with what its callers have withdrawn.
+    Breaks when a refused batch is sent again with what its callers have withdrawn, though others of it still wait.
     """
     server = new_server()
     app = new_app(server.url)
@@ -187,14 +188,17 @@ async def test_cancelling_after_the_server_refused_withdraws_it(new_server, new_
         look.redis.execute_command("REPLICAOF", "127.0.0.1", "1")
         look.redis.config_resetstat()
         task = asyncio.create_task(job.enqueue("cancelled"))
+        others = [asyncio.create_task(job.enqueue(f"other {n}")) for n in range(beside)]  # of the same batch
         async with asyncio.timeout(5):
             while not refused(look):
                 await turns(1)
         task.cancel()
         await asyncio.wait([task])
         look.redis.execute_command("REPLICAOF", "NO", "ONE")
+        await asyncio.gather(*others)
         await job.enqueue("last")
-        assert [message.args[0] for message in look.everything()] == ["first", "last"]
+        expected = ["first", *(f"other {n}" for n in range(beside)), "last"]
+        assert [message.args[0] for message in look.everything()] == expected
 
 
 def refused(look) -> int:
@@ -384,6 +388,42 @@ async def test_a_restart_under_load_loses_no_confirmed_job(new_server, new_app, 
         await asyncio.gather(*callers)
         assert sorted(confirmed) == list(range(1000))
         assert sorted(message.args[0] for message in store(app).everything()) == list(range(1000))
+
+
+async def test_who_was_told_that_nothing_was_enqueued_is_not_enqueued_with_those_who_still_wait(new_app, store, url):
+    """Callers of one batch have each their own deadline. Breaks when a batch that could not be sent goes again with
+    those whose time was up: they have enqueued again meanwhile, and their job runs twice.
+    """
+    app = new_app(url, enqueue_timeout=0.3)
+    job = task_of(app)
+    async with app:
+        await job.enqueue("first")
+        broker, is_away = app.session().broker, True
+        ready, enqueue, tried = broker.ready, broker.enqueue, []
+
+        async def is_ready() -> None:
+            if is_away:
+                raise BrokerUnavailable("away")
+            await ready()
+
+        async def refuse(*arguments: object) -> object:
+            tried.append(arguments)
+            if late.done() or not early.done():
+                raise BrokerUnavailable("READONLY You can't write against a read only replica")
+            return await enqueue(*arguments)
+
+        broker.ready, broker.enqueue = is_ready, refuse
+        early = asyncio.create_task(job.enqueue("early"))
+        await asyncio.wait([early], timeout=0.2)
+        late = asyncio.create_task(job.enqueue("late"))
+        await turns()
+        is_away = False
+        with pytest.raises(BrokerUnavailable, match="nothing was enqueued") as caught:
+            await early
+        assert not isinstance(caught.value, EnqueueUnknown)
+        await late
+        assert len(tried[0][-1]) == 2  # both were in the batch that was refused
+        assert [message.args[0] for message in store(app).everything()] == ["first", "late"]
 
 
 # --- Redis refuses ----------------------------------------------------------------------------------------------------

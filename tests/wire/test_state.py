@@ -46,8 +46,12 @@ def test_every_place_leads_to_an_end(place: Place):
 
 
 def test_a_settled_job_does_not_run_again():
-    """Only a job that was settled before it started (acks_late=False) moves on: to its result, or its letter."""
-    assert {move.target for move in LIFECYCLE if move.source is Place.SETTLED} == {Place.SETTLED, Place.DEAD}
+    """Only a job that was settled before it started (acks_late=False) moves on: to its end, its letter, its retry."""
+    assert {(move.verb, move.target) for move in LIFECYCLE if move.source is Place.SETTLED} == {
+        ("record", Place.SETTLED),
+        ("record", Place.DEAD),
+        ("retry", Place.SCHEDULED),
+    }
 
 
 def test_a_job_is_claimed_before_it_is_settled():

@@ -10,14 +10,18 @@
 -- ARGV[1] record
 -- ARGV[2] seconds to keep it ('' for ever, '0' not at all)
 -- ARGV[3] id, ARGV[4] dead letter ('' for none), ARGV[5] how many letters are kept, ARGV[6] for how many ms
--- ARGV[7] the worker that ran it; '' when a reaper speaks for it
--- returns 1 | 0 the worker is not registered any more: a reaper has spoken
+-- ARGV[7] the worker that ran it; '' when somebody else speaks for it
+-- ARGV[8] '1' when a reaper does: then only of a job whose last record says that it runs
+-- returns 1 | 0 the worker is not registered any more, or has spoken itself before it was reaped
 --
 -- May be repeated. The job's id is free from here on.
 local result, counts, record, ttl, id = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
 if ARGV[7] ~= '' and not redis.call('ZSCORE', KEYS[7], ARGV[7]) then return 0 end
 local state = string.match(record, '^{"state":"(%u+)"')
 local before, announced = redis.pcall('GET', result), record
+if ARGV[8] == '1' and not (type(before) == 'string' and string.find(before, '{"state":"STARTED"', 1, true) == 1) then
+  return 0
+end
 local is_new = type(before) ~= 'string' or string.match(before, '^{"state":"(%u+)"') ~= state
 -- Refused at maxmemory, and changes nothing otherwise.
 local probe = redis.pcall('SETRANGE', result, 0, '')

@@ -1,0 +1,136 @@
+"""The public face as a type checker sees it: each call has the types of the task's own function. Never run."""
+
+from collections.abc import Awaitable
+from datetime import UTC, datetime, timedelta
+from typing import Any, assert_type
+
+from rqueue import Context, Job, JobInfo, Queue, Request, RQueue, Signature, State, SyncJob, Task, current_request
+
+app = RQueue(
+    "memory://",
+    queues=[Queue("default", priority=5), "email"],
+    routes={"*.email.*": "email"},
+    result_ttl=timedelta(hours=1),
+    enqueue_timeout=2,
+)
+
+
+@app.task
+async def plain_async(a: int, b: str = "") -> dict[str, int]:
+    return {b: a}
+
+
+@app.task
+def plain_sync(a: int, *, flag: bool = False) -> str:
+    return str(a) * flag
+
+
+@app.task(queue="email", max_retries=5, autoretry_for=(ConnectionError,), retry_backoff=True)
+async def with_options(fir_id: str) -> list[str]:
+    return [fir_id]
+
+
+@app.task(priority=3, expires=timedelta(minutes=1), default_retry_delay=0.5, result_ttl=None)
+def with_options_sync(fir_id: str) -> bytes:
+    return fir_id.encode()
+
+
+@app.task(bind=True, max_retries=3)
+def bound_sync(self: Context, a: int, b: int) -> int:
+    assert_type(self.request, Request)
+    try:
+        return a // b
+    except OSError as exc:
+        self.retry(exc=exc, countdown=60)
+
+
+@app.task(bind=True)
+async def bound_async(self: Context, name: str) -> float | None:
+    if not name:
+        self.retry(eta=datetime.now(UTC) + timedelta(hours=1), max_retries=None)
+    return None
+
+
+@app.task(bind=False, name="other.name")
+async def not_bound(a: int) -> None: ...
+
+
+@app.task
+async def without_arguments() -> tuple[int, str]:
+    return 1, "a"
+
+
+@app.task
+def gives_awaitable(a: int) -> Awaitable[bool]:
+    raise NotImplementedError
+
+
+@app.task
+async def variadic(*numbers: int, **names: str) -> int:
+    return len(numbers) + len(names)
+
+
+async def enqueue() -> None:
+    assert_type(await plain_async.enqueue(1, b="x"), Job[dict[str, int]])
+    assert_type(await plain_sync.enqueue(1, flag=True), Job[str])
+    assert_type(await with_options.enqueue("fir-1"), Job[list[str]])
+    assert_type(await with_options_sync.enqueue("fir-1"), Job[bytes])
+    assert_type(await bound_sync.enqueue(1, b=2), Job[int])
+    assert_type(await bound_async.enqueue("x"), Job[float | None])
+    assert_type(await not_bound.enqueue(1), Job[None])
+    assert_type(await without_arguments.enqueue(), Job[tuple[int, str]])
+    assert_type(await gives_awaitable.enqueue(1), Job[bool])
+    assert_type(await variadic.enqueue(1, 2, a="b"), Job[int])
+
+
+async def options() -> None:
+    prepared = plain_async.options(
+        queue="email", priority=9, countdown=10, job_id="custom", max_retries=None, expires=timedelta(seconds=5)
+    )
+    assert_type(await prepared.enqueue(1, b="x"), Job[dict[str, int]])
+    assert_type(await prepared.options(task_id="other", eta=datetime.now(UTC)).enqueue(1), Job[dict[str, int]])
+    assert_type(await bound_sync.options(countdown=timedelta(seconds=1)).enqueue(1, 2), Job[int])
+    assert_type(prepared.s(1), Signature[dict[str, int]])
+    assert_type(prepared.delay(1), SyncJob[dict[str, int]])
+
+
+async def many() -> None:
+    assert_type(plain_async.s(1), Signature[dict[str, int]])
+    assert_type(bound_async.s("x"), Signature[float | None])
+    assert_type(await app.enqueue_many([plain_async.s(1), bound_sync.s(1, 2)]), list[Job[Any]])
+    assert_type(await app.enqueue(plain_sync.s(1)), Job[str])
+
+
+async def results() -> None:
+    job = await plain_async.enqueue(1)
+    assert_type(await job.result(), dict[str, int])
+    assert_type(await job.result(timeout=30), dict[str, int])
+    assert_type((await bound_async.enqueue("x")).id, str)
+    info = await job.info()
+    assert_type(info, JobInfo)
+    assert_type(info.state, State)
+    assert_type(info.finished, datetime | None)
+    assert_type(app.job("some-id"), Job[Any])
+    wider: Job[object] = job
+    assert_type(await wider.result(), object)
+
+
+def synchronous() -> None:
+    job = plain_sync.delay(1, flag=True)
+    assert_type(job, SyncJob[str])
+    assert_type(job.get(timeout=1), str)
+    assert_type(job.state, State)
+    assert_type(job.info(), JobInfo)
+    assert_type(bound_async.delay("x").get(), float | None)
+    assert_type(plain_async.apply_async((1,), {"b": "x"}, countdown=1), SyncJob[dict[str, int]])
+
+
+async def the_rest() -> None:
+    assert_type(plain_async.name, str)
+    task: Task[[str], list[str]] = with_options
+    assert_type(await task.enqueue("fir-1"), Job[list[str]])
+    assert_type(current_request(), Request | None)
+    async with app as opened, opened.worker(queues=["email"], concurrency=10) as worker:
+        assert_type(opened, RQueue)
+        assert_type(worker.id, str)
+        await worker.drain(scheduled=True)

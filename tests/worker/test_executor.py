@@ -1,0 +1,209 @@
+"""executor: starts held jobs while there are slots; a job is marked as started before it starts."""
+
+import asyncio
+
+import pytest
+
+from rqueue import JobFailed
+from rqueue.errors import BrokerUnavailable
+from rqueue.worker.inflight import Phase
+from rqueue.worker.outcome import Failed, Succeeded
+
+
+@pytest.fixture
+def keys(broker):
+    return broker.keys.queue("default")
+
+
+async def test_a_job_is_marked_as_started_before_it_starts(app, broker, keys):
+    """Asked by the job itself: when it runs, its loss would be charged."""
+
+    @app.task(name="t", bind=True)
+    async def t(self):
+        return await broker._link.call(b"SISMEMBER", keys.started(self.request.worker), self.request.id)
+
+    async with app, app.worker() as worker:
+        for _ in range(5):
+            assert await (await t.enqueue()).result(5) == 1
+        await worker.drain()
+        assert await broker._link.call(b"EXISTS", keys.started(worker.id)) == 0, "and the mark goes with the claim"
+
+
+async def test_what_is_held_is_not_marked(app, broker, keys, gate):
+    @app.task(name="t")
+    async def t(number):
+        await gate(number)
+
+    async with app, app.worker(concurrency=1) as worker:
+        worker._inflight.pace.allowance = lambda now_s: 3
+        await app.enqueue_many([t.options(job_id=f"j{number}").s(number) for number in range(4)])
+        await gate.reached()
+        assert await broker._link.call(b"SCARD", keys.started(worker.id)) == 1
+        gate.open()
+        await worker.drain()
+
+
+async def test_what_cannot_be_marked_does_not_start_and_is_tried_again(app, broker, monkeypatch):
+    """If it killed us nobody would be charged: it waits until Redis can be told."""
+    from rqueue.worker import executor as module
+
+    monkeypatch.setattr(module, "_PAUSE_S", 0.01)
+    runs = []
+
+    @app.task(name="t")
+    async def t():
+        runs.append(len(calls))
+
+    calls = []
+    async with app, app.worker() as worker:
+        written = worker._broker.written
+
+        async def unlucky():
+            calls.append(1)
+            if len(calls) <= 3:
+                raise BrokerUnavailable("away")
+            await written()
+
+        worker._broker.written = unlucky
+        job = await t.enqueue()
+        await job.result(5)
+        assert runs == [4]
+        assert (worker.running, worker.held) == (0, 0)
+
+
+async def test_after_a_failed_mark_stopping_gives_each_job_back_once(app, broker, keys, monkeypatch, log, until):
+    """Counted once, released once: the order of the list stays, and nothing is logged as lost."""
+    from rqueue.worker import executor as module
+
+    monkeypatch.setattr(module, "_PAUSE_S", 60)
+
+    @app.task(name="t")
+    async def t():
+        pytest.fail("it must not start")
+
+    async with app:
+        async with app.worker() as worker:
+            tries = []
+
+            async def away():
+                await asyncio.sleep(0)
+                tries.append(1)
+                raise BrokerUnavailable("away")
+
+            worker._broker.written = away
+            jobs = await app.enqueue_many([t.s() for _ in range(3)])
+            await until(lambda: len(tries) >= 1 and worker.held == 3)
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert len(tries) <= 10, "it waits before it tries again"
+        waiting = [raw for raw in await broker._link.call(b"LRANGE", keys.main, 0, -1) if raw]
+        assert len(waiting) == len(jobs)
+    assert log.of("claim lost") == []
+
+
+async def test_nothing_starts_while_it_stops(app, gate, broker, keys):
+    @app.task(name="t")
+    async def t(number):
+        await gate(number)
+
+    async with app:
+        async with app.worker(concurrency=1) as worker:
+            worker._inflight.pace.allowance = lambda now_s: 3
+            await app.enqueue_many([t.s(number) for number in range(4)])
+            await gate.reached()
+            worker.stop()
+            gate.open()
+        assert len(gate.came) == 1
+        assert (await broker.sizes(keys)).waiting[0] == 3
+
+
+async def test_an_error_of_our_own_ends_the_job_and_frees_its_slot(app, log, monkeypatch):
+    """Not the task's: no slot is lost, and no claim is renewed for ever; whatever the job had been seen to do."""
+
+    @app.task(name="bad")
+    async def bad(fail):
+        if fail:
+            raise ValueError("the task's own")
+        return 1
+
+    async with app, app.worker(concurrency=1, shutdown_timeout=0) as worker:
+        real = type(worker._judge).decide
+
+        def broken(self, job, outcome, *rest):
+            if job.id.startswith("hit") and isinstance(outcome, Succeeded | Failed):
+                raise ZeroDivisionError("the worker's own")
+            return real(self, job, outcome, *rest)
+
+        monkeypatch.setattr(type(worker._judge), "decide", broken)
+        for number, fail in enumerate([False, True]):
+            job = await bad.options(job_id=f"hit{number}").enqueue(fail)
+            with pytest.raises(JobFailed):
+                await job.result(2)
+        assert await (await bad.enqueue(False)).result(2) == 1
+        assert worker.running == 0
+    assert log.loud()
+
+
+async def test_threads_are_as_many_as_the_slots(app):
+    import threading
+
+    barrier = threading.Barrier(4, timeout=5)
+
+    @app.task(name="t")
+    def t():
+        barrier.wait()
+        return threading.current_thread().name
+
+    async with app, app.worker(concurrency=4) as worker:
+        jobs = await app.enqueue_many([t.s() for _ in range(8)])
+        names = {await job.result(5) for job in jobs}
+        assert len(names) == 4
+        assert all(name.startswith("rqueue job") for name in names)
+        assert worker.running == 0
+
+
+async def test_a_job_that_was_given_back_while_it_ran_is_not_settled(app, gate, broker, keys, log):
+    """It ends after its worker has let go of it: its end is nobody's affair."""
+    ended = asyncio.Event()
+
+    @app.task(name="t")
+    async def t():
+        while True:
+            try:
+                await gate()
+                break
+            except asyncio.CancelledError:
+                pass  # it ignores its cancellation
+        ended.set()
+
+    from rqueue.worker import worker as module
+
+    grace, module._CANCEL_GRACE_S = module._CANCEL_GRACE_S, 0.05
+    try:
+        async with app:
+            async with app.worker(concurrency=1, shutdown_timeout=0):
+                job = await t.enqueue()
+                await gate.reached()
+            assert (await broker.sizes(keys)).waiting[0] == 1
+            gate.open()
+            await ended.wait()
+            assert (await job.info()).state == "PENDING"
+    finally:
+        module._CANCEL_GRACE_S = grace
+
+
+async def test_the_phases_of_a_run(app, gate):
+    @app.task(name="t")
+    async def t():
+        await gate()
+
+    async with app, app.worker() as worker:
+        await t.enqueue()
+        await gate.reached()
+        (job,) = worker._inflight
+        assert job.phase is Phase.RUNNING
+        assert job.started_ms is not None
+        gate.open()
+        await worker.drain()
+        assert job.phase is Phase.GONE
+        assert len(worker._inflight) == 0

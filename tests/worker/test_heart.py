@@ -1,0 +1,116 @@
+"""heart: renews the lease from a thread; what the invariants ask of it is in tests/invariants/test_08."""
+
+import asyncio
+import threading
+
+import orjson
+import pytest
+
+from rqueue.broker.endpoint import Endpoint
+from rqueue.worker.heart import Heart
+from rqueue.worker.inflight import Signals
+from rqueue.worker.lease import Lease
+
+
+@pytest.fixture
+def keys(broker):
+    return broker.keys.queue("default")
+
+
+@pytest.fixture
+async def beating(broker, url):
+    """Start a heart; all are stopped at the end, and their threads end."""
+    hearts = []
+
+    async def start(lease_s=0.3, queues=("default",), endpoint=None, register=True):
+        lease, signals = Lease(lease_s), Signals()
+        queues = [broker.keys.queue(name) for name in queues]
+        for each in queues:
+            assert not register or await broker.register(each, lease.worker, lease_s)
+        heart = Heart(endpoint or Endpoint(url), queues, lease, signals, lambda: orjson.dumps({"n": 1}), 300)
+        hearts.append((heart, asyncio.create_task(heart.run())))
+        return heart, lease, signals
+
+    yield start
+    for heart, task in hearts:
+        task.cancel()
+        await asyncio.wait([task])
+        await asyncio.to_thread(heart._thread.join, 5)
+        assert not heart._thread.is_alive()
+
+
+async def test_it_renews_again_and_again_in_all_queues(beating, broker, until):
+    """Each renewal wakes the executor, and makes the lease young."""
+    _, lease, signals = await beating(queues=("a", "b"))
+    for _ in range(3):
+        signals.execute.clear()
+        async with asyncio.timeout(5):
+            await signals.execute.wait()
+        assert lease.may_start()
+    for name in ("a", "b"):
+        ((worker, left_s, card),) = await broker.workers(broker.keys.queue(name))
+        assert worker == lease.worker
+        assert 0 < left_s <= 0.31
+        assert orjson.loads(card) == {"n": 1}
+
+
+async def test_its_card_has_a_ttl(beating, broker, keys, until):
+    _, lease, signals = await beating(lease_s=30)
+    async with asyncio.timeout(5):
+        await signals.execute.wait()
+    assert 0 < await broker._link.call(b"PTTL", keys.card(lease.worker)) <= 90_000
+
+
+async def test_an_unregistered_worker_has_lost_its_lease(beating):
+    _, lease, signals = await beating(register=False)
+    async with asyncio.timeout(5):
+        await signals.fetch.wait()
+    assert lease.is_lost
+    assert not lease.may_start()
+
+
+async def test_lost_in_one_queue_is_lost_in_all(beating, broker):
+    _, lease, signals = await beating(queues=("a", "b"))
+    await broker._link.call(b"ZREM", broker.keys.queue("b").workers, lease.worker)
+    async with asyncio.timeout(5):
+        await signals.fetch.wait()
+    assert lease.is_lost
+
+
+async def test_an_answer_about_the_old_id_does_not_count(beating, broker, keys):
+    """The worker took a new id while the renewal was under way."""
+    heart, lease, _ = await beating(lease_s=60)
+
+    class Slow:
+        def renew(self, queues, worker, lease_s, card):
+            lease.renumber()
+            return False
+
+    assert heart._beat(Slow())
+    assert not lease.is_lost
+
+
+async def test_without_redis_it_says_so_and_tries_again(beating, log):
+    _, lease, _ = await beating(endpoint=Endpoint("redis://127.0.0.1:1/0"), register=False)
+    await log.heard("lease not renewed", 2)
+    assert not lease.is_lost
+    assert not lease.may_start()
+
+
+async def test_after_a_script_flush_it_renews(beating, broker):
+    _, lease, signals = await beating()
+    await broker._link.call(b"SCRIPT", b"FLUSH")
+    for _ in range(2):
+        signals.execute.clear()
+        async with asyncio.timeout(5):
+            await signals.execute.wait()
+    assert not lease.is_lost
+
+
+async def test_its_thread_is_a_daemon_with_a_name(beating):
+    heart, _, signals = await beating()
+    async with asyncio.timeout(5):
+        await signals.execute.wait()
+    assert heart._thread.daemon
+    assert heart._thread.name == "rqueue heart"
+    assert heart._thread in threading.enumerate()

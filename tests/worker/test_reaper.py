@@ -1,0 +1,139 @@
+"""reaper: one look at the dead; what the invariants ask of it is in tests/invariants/test_06."""
+
+import asyncio
+
+import pytest
+
+from rqueue.broker.broker import Done
+from rqueue.errors import BrokerUnavailable
+from rqueue.wire.record import decode_record
+
+
+@pytest.fixture
+def keys(broker):
+    return broker.keys.queue("default")
+
+
+async def test_nobody_is_dead(parts, broker, keys):
+    worker = parts("default", "other")
+    assert await worker.reaper.tick() == 0
+    assert worker.reaper._seen == set()
+
+
+async def test_a_dead_worker_without_jobs_is_taken_off(parts, ghost, broker, keys, stored):
+    """All of its keys go, and the tombstone stands in its list's place, for a day."""
+    worker, dead = parts(), await ghost(broker)
+    await broker.renew([keys], dead.id, 60, b"{}")
+    await dead.die()
+    assert [await worker.reaper.tick() for _ in range(2)] == [0, 0]
+    assert await stored(broker) == {"~rqueue:{default}:processing:ghost": b"reaped"}
+    assert await broker._link.call(b"TTL", keys.processing(dead.id)) > 86_000
+
+
+async def test_a_job_that_had_been_acknowledged_early_fails_with_its_worker(
+    parts, ghost, broker, keys, message, leaked
+):
+    """It runs at most once: nobody runs it again, and whoever waits is told."""
+    worker, dead = parts(), await ghost(broker)
+    await broker._link.call(b"SADD", keys.jobs, "early")
+    await worker.push(message("early"))
+    (raw,) = await dead.claim()
+    await dead.start("early")
+    done = Done(raw, "early", b'{"state":"STARTED"}', "60")
+    assert await broker.ack(keys, dead.id, 1, 1, [done]) == b"1"
+    await dead.die()
+    assert [await worker.reaper.tick() for _ in range(2)] == [0, 0]
+    (known,) = await broker.known([(keys, "early")])
+    assert not known.is_alive
+    assert decode_record(known.record)["error"]["type"] == "WorkerLost"
+    assert await leaked(broker) == {}
+
+
+async def test_workers_of_several_queues_are_told_apart(parts, ghost, broker, message, held_in):
+    """The same id in two queues, dead in one of them."""
+    worker = parts("a", "b")
+    in_a, in_b = await ghost(broker, "g", "a"), await ghost(broker, "g", "b")
+    for each in (in_a, in_b):
+        await broker._link.call(b"LPUSH", each.keys.main, message("j"))
+        await each.claim()
+    await in_a.die()
+    assert [await worker.reaper.tick() for _ in range(3)] == [0, 1, 0]
+    assert await held_in(broker, in_b.keys, "g") == [message("j")]
+
+
+async def test_what_cannot_be_read_goes_back_too(parts, ghost, broker, keys):
+    """Whoever claims it next buries it."""
+    worker, dead = parts(), await ghost(broker)
+    blob = b"\xff\x00"
+    await broker._link.call(b"LPUSH", keys.processing(dead.id), blob, b'1 9 0 0 0 x {"task":"t"}')
+    await dead.start("x")
+    await dead.die()
+    assert [await worker.reaper.tick() for _ in range(2)] == [0, 2]
+    assert await broker._link.call(b"LRANGE", keys.main, 0, -1) == [blob]
+    assert await broker._link.call(b"LRANGE", keys.lists[9], 0, -1) == [b'1 9 1 0 0 x {"task":"t"}']
+
+
+async def test_a_token_in_a_dead_workers_list_is_dropped(parts, ghost, broker, keys, message):
+    worker, dead = parts(), await ghost(broker)
+    await broker._link.call(b"LPUSH", keys.processing(dead.id), b"", message("a"), b"")
+    await dead.die()
+    assert [await worker.reaper.tick() for _ in range(2)] == [0, 1]
+    assert await broker._link.call(b"LRANGE", keys.main, 0, -1) == [message("a")]
+
+
+@pytest.mark.parametrize(("ttl_s", "expected"), [(None, -1), (0.4, 1), (60, 60)])
+async def test_worker_lost_is_kept_as_long_as_results_are(parts, ghost, broker, keys, message, ttl_s, expected):
+    worker, dead = parts(app={"result_ttl": ttl_s}), await ghost(broker)
+    await worker.push(message("a", losses=2))
+    await dead.claim()
+    await dead.start("a")
+    await dead.die()
+    for _ in range(2):
+        await worker.reaper.tick()
+    left_ms = await broker._link.call(b"PTTL", keys.result("a"))
+    assert left_ms == -1 if expected == -1 else 0 < left_ms <= expected * 1000
+
+
+async def test_the_dead_letter_of_a_lost_job_says_what_it_was(parts, ghost, broker, keys, message, letters):
+    worker, dead = parts(), await ghost(broker)
+    await worker.push(message("a", task="poison", losses=2))
+    await dead.claim()
+    await dead.start("a")
+    await dead.die()
+    for _ in range(2):
+        await worker.reaper.tick()
+    (letter,) = await letters(broker)
+    assert (letter.id, letter.reason, letter.losses, letter.task) == ("a", "worker lost", 3, "poison")
+    assert "ghost" in letter.failure.message
+
+
+async def test_it_looks_at_each_heartbeat_and_goes_on_after_an_error(parts, broker, log):
+    worker = parts(lease_s=0.03)
+    real, calls = broker.overdue, []
+
+    async def unlucky(keys):
+        calls.append(keys)
+        if len(calls) == 2:
+            raise BrokerUnavailable("away")
+        return await real(keys)
+
+    broker.overdue = unlucky
+    running = asyncio.create_task(worker.reaper.run())
+    await log.heard("reaping waits for redis")
+    async with asyncio.timeout(5):
+        while len(calls) < 4:
+            await asyncio.sleep(0)
+    assert not running.done()
+    running.cancel()
+
+
+async def test_two_workers_started_and_one_jobs_loss(parts, ghost, broker, keys, message, log):
+    worker = parts()
+    for name in ("one", "two"):
+        dead = await ghost(broker, name)
+        await worker.push(message(name))
+        await dead.claim()
+        await dead.start(name)
+        await dead.die()
+    assert [await worker.reaper.tick() for _ in range(2)] == [0, 2]
+    assert {(fields["worker"], fields["jobs"]) for fields in log.of("worker reaped")} == {("one", 1), ("two", 1)}

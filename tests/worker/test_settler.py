@@ -1,0 +1,254 @@
+"""settler: the only service that writes how jobs ended; batches, lanes, lost replies, and one bad item alone."""
+
+import asyncio
+
+import pytest
+
+from rqueue.broker.broker import ReplyLost
+from rqueue.errors import BrokerError, BrokerUnavailable
+from rqueue.wire.record import Failure
+from rqueue.worker.inflight import Phase
+from rqueue.worker.outcome import Ack, Bury, Defer, Release, Track
+from rqueue.worker.settler import BATCH_JOBS, LANES
+
+SUCCESS = b'{"state":"SUCCESS","result":1}'
+
+
+@pytest.fixture
+async def worker(parts, broker):
+    """A registered worker's parts, with nothing running."""
+    worker = parts(concurrency=1000)
+    assert await broker.register(worker.keys, worker.lease.worker, 60)
+    return worker
+
+
+@pytest.fixture
+def running(worker, message):
+    """Jobs that were claimed and run."""
+
+    async def start(count, **header):
+        await worker.push(*(message(f"j{number}", **header) for number in range(count)))
+        claim = await worker.broker.claim(worker.queues, [5], worker.lease.worker, 60, count, 10**9)
+        await worker.fetcher._accept([(worker.keys, each.level, each.raw) for each in claim.messages])
+        return [worker.take() for _ in range(count)]
+
+    return start
+
+
+def ended(worker, jobs, settlement):
+    for job in jobs:
+        worker.inflight.end(job, settlement)
+
+
+async def test_what_gathers_leaves_together(worker, running, broker, held_in):
+    jobs = await running(150)
+    ended(worker, jobs, Ack(SUCCESS, "60"))
+    assert worker.settler.tick() == 1
+    await worker.settler.drained()
+    assert len(worker.inflight) == 0
+    assert {job.phase for job in jobs} == {Phase.GONE}
+    assert await held_in(broker, worker.keys, worker.lease.worker) == []
+    assert (await broker.sizes(worker.keys)).counts == {"SUCCESS": 150}
+    assert (worker.settler.lost, worker.settler.dropped) == (0, 0)
+
+
+async def test_a_batch_is_bounded_and_so_are_the_lanes(worker, running, broker):
+    jobs = await running(BATCH_JOBS * (LANES + 1))
+    ended(worker, jobs, Ack(SUCCESS, "60"))
+    assert worker.settler.tick() == LANES
+    assert worker.settler.tick() == 0, "no lane is free"
+    await worker.settler.drained()
+    assert (await broker.sizes(worker.keys)).counts == {"SUCCESS": len(jobs)}
+
+
+async def test_a_batch_is_bounded_in_bytes(worker, running):
+    jobs = await running(4)
+    ended(worker, jobs, Ack(b'{"state":"SUCCESS","result":"%s"}' % (b"x" * 600_000), "60"))
+    assert worker.settler.tick() == 4
+    await worker.settler.drained()
+    assert len(worker.inflight) == 0
+
+
+async def test_a_lane_after_its_batch_takes_the_next(worker, running):
+    for _ in range(LANES * 3):
+        jobs = await running(2)
+        ended(worker, jobs, Ack(SUCCESS, "60"))
+        assert worker.settler.tick() == 1
+        await worker.settler.drained()
+    assert worker.settler.lost == 0
+
+
+async def test_each_kind_of_settlement(worker, running, broker, stored, letters, held_in):
+    """Acks that stand together go together; anything else goes alone, in its turn."""
+    a, b, c, d, e = await running(5)
+    keys = worker.keys
+    worker.inflight.end(a, Ack(SUCCESS, "60"))
+    worker.inflight.end(b, Bury(b'{"state":"FAILURE"}', "60", b'{"id":"j1","reason":"failed"}\n' + b.message.raw))
+    worker.inflight.end(c, Defer(c.message.changed(retries=1), 60, b'{"state":"RETRY"}'))
+    worker.inflight.end(d, Release())
+    told = worker.inflight.note(e, Track(b'{"state":"STARTED"}'))
+    while worker.settler._tasks or worker.inflight.outbox or worker.settler._waiting:
+        worker.settler.tick()
+        await worker.settler.drained()
+    assert await told is True
+    assert await held_in(broker, keys, worker.lease.worker) == [e.message.raw]
+    records = [await broker._link.call(b"GET", keys.result(f"j{number}")) for number in range(5)]
+    assert records == [SUCCESS, b'{"state":"FAILURE"}', b'{"state":"RETRY"}', None, b'{"state":"STARTED"}']
+    assert await broker._link.call(b"HGET", keys.messages, "j2") == c.message.changed(retries=1).raw
+    assert await broker._link.call(b"LRANGE", keys.main, 0, -1) == [b"", d.message.raw], "and the token of the retry"
+    assert [letter.id for letter in await letters(broker)] == ["j1"]
+    assert [job.phase for job in (a, b, c, d, e)] == [Phase.GONE] * 4 + [Phase.RUNNING]
+
+
+@pytest.mark.parametrize("error", [ReplyLost("lost"), BrokerUnavailable("away")])
+@pytest.mark.parametrize("done_first", [True, False], ids=["it was done", "it was not done"])
+async def test_without_a_reply_it_is_sent_again_and_counts_once(worker, running, broker, error, done_first, log):
+    """Under its number: the second sending gets the first answer. The jobs stay claimed until Redis has answered."""
+    jobs = await running(10)
+    real, calls = broker.ack, []
+
+    async def unlucky(*arguments):
+        calls.append(arguments)
+        if len(calls) > 2:
+            return await real(*arguments)
+        if done_first:
+            await real(*arguments)
+        assert len(worker.inflight) == 10
+        raise error
+
+    broker.ack = unlucky
+    ended(worker, jobs, Ack(SUCCESS, "60"))
+    await worker.settler.drained()
+    assert len(calls) == 3
+    assert calls[0] == calls[1] == calls[2], "the same lane and number, the same jobs"
+    assert (await broker.sizes(worker.keys)).counts == {"SUCCESS": 10}
+    assert worker.settler.lost == 0
+    assert len(log.of("settling waits for redis")) == 2
+
+
+async def test_one_bad_item_fails_alone(worker, running, broker, log, letters):
+    """The batch is halved until it is found; what Redis said is its error."""
+    jobs = await running(33)
+    real, sizes = broker.ack, []
+
+    async def refuse(keys, name, lane, number, done):
+        sizes.append(len(done))
+        if any(each.id == "j20" for each in done):
+            raise BrokerError("not this one")
+        return await real(keys, name, lane, number, done)
+
+    broker.ack = refuse
+    ended(worker, jobs, Ack(SUCCESS, "60"))
+    await worker.settler.drained()
+    assert (await broker.sizes(worker.keys)).counts == {"SUCCESS": 32, "FAILURE": 1}
+    (letter,) = await letters(broker)
+    assert letter.id == "j20"
+    assert "not this one" in letter.failure.message
+    assert len(worker.inflight) == 0
+    assert max(sizes) == 33
+
+
+@pytest.mark.parametrize("kind", ["bury", "defer", "release", "track", "ack"])
+async def test_what_redis_refuses_is_about_that_job_alone(worker, running, broker, kind, log, until, monkeypatch):
+    """The others are settled; what can be no failure either stays claimed until somebody has mended Redis."""
+    monkeypatch.setattr("rqueue.worker.settler._REFUSED_PAUSE_S", 0.01)
+    bad, good = await running(2)
+    bad.seen["error"] = "ValueError: what the task raised"
+
+    async def broken(*arguments, **more):
+        raise BrokerError("refused")
+
+    settlements = {
+        "bury": Bury(b'{"state":"FAILURE"}', "60", b"{}\n"),
+        "defer": Defer(bad.message.changed(retries=1), 60),
+        "release": Release(),
+        "track": Track(b'{"state":"STARTED"}'),
+        "ack": Ack(SUCCESS, "60"),
+    }
+    verb = {"defer": "retry"}.get(kind, kind)
+    real = getattr(broker, verb)
+    setattr(broker, verb, broken)
+    told = None
+    if kind == "track":
+        told = worker.inflight.note(bad, settlements[kind])
+    else:
+        worker.inflight.end(bad, settlements[kind])
+    worker.settler.tick()
+    await log.heard("redis refused to settle", id="j0")
+    if kind in ("bury", "release"):
+        await log.heard("redis refused to settle", 2, id="j0")
+        assert bad.phase is Phase.SETTLING
+    setattr(broker, verb, real)
+    worker.inflight.end(good, Ack(SUCCESS, "60"))
+    await asyncio.wait_for(worker.settler.drained(), 5)
+    assert good.phase is Phase.GONE
+    assert bad.phase is (Phase.RUNNING if kind == "track" else Phase.GONE)
+    assert told is None or await asyncio.wait_for(told, 1) is False
+    assert worker.settler.lost == 0
+
+
+async def test_a_claim_that_was_lost_is_said_and_counted(worker, running, broker, log):
+    jobs = await running(3)
+    await broker._link.call(b"LREM", worker.keys.processing(worker.lease.worker), 1, jobs[1].message.raw)
+    ended(worker, jobs, Ack(SUCCESS, "60"))
+    await worker.settler.drained()
+    assert worker.settler.lost == 1
+    assert [fields["id"] for fields in log.of("claim lost")] == ["j1"]
+    assert len(log.of("job done")) == 2
+    assert await broker._link.call(b"EXISTS", worker.keys.result("j1")) == 0
+
+
+async def test_an_unregistered_worker_settles_nothing(worker, running, broker, log, stored):
+    jobs = await running(3)
+    await broker._link.call(b"ZREM", worker.keys.workers, worker.lease.worker)
+    before = await stored(broker)
+    ended(worker, jobs[:1], Ack(SUCCESS, "60"))
+    ended(worker, jobs[1:2], Defer(jobs[1].message, 1))
+    ended(worker, jobs[2:], Bury(b'{"state":"FAILURE"}', "60", b"{}\n"))
+    await worker.settler.drained()
+    assert worker.settler.lost == 3
+    assert len(worker.inflight) == 0
+    assert await stored(broker) == before
+
+
+async def test_a_note_about_a_lost_claim_says_no(worker, running, broker):
+    (job,) = await running(1)
+    await broker._link.call(b"DEL", worker.keys.processing(worker.lease.worker))
+    told = worker.inflight.note(job, Track(b'{"state":"STARTED"}'))
+    early = worker.inflight.note(job, Ack(b'{"state":"STARTED"}', "60"))
+    await worker.settler.drained()
+    assert (await told, await early) == (False, False)
+
+
+async def test_drained_returns_at_once_when_there_is_nothing(worker):
+    await asyncio.wait_for(worker.settler.drained(), 1)
+
+
+async def test_old_and_new_id_have_lanes_of_their_own(worker, running, broker):
+    """After a lost lease, what ran under the old id is settled under the old id."""
+    (old,) = await running(1)
+    worker.lease.renumber()
+    assert await broker.register(worker.keys, worker.lease.worker, 60)
+    (new,) = await running(1)
+    ended(worker, [old, new], Ack(SUCCESS, "60"))
+    assert worker.settler.tick() == 2
+    await worker.settler.drained()
+    assert (await broker.sizes(worker.keys)).counts == {"SUCCESS": 2}
+
+
+async def test_dead_letters_are_bounded(parts, broker, message, letters):
+    worker = parts(app={"dead_max": 3})
+    assert await broker.register(worker.keys, worker.lease.worker, 60)
+    for number in range(6):
+        await worker.push(message(f"j{number}"))
+        await worker.fetcher._claim(1)
+        job = worker.take()
+        worker.inflight.end(job, worker.judge.failed(job, Failure("E", "x"), "failed"))
+        await worker.settler.drained()
+    for task in worker.fetcher._blocks.values():
+        task.cancel()
+    assert sorted(letter.id for letter in await letters(broker)) == ["j3", "j4", "j5"]
+
+
+def test_the_limits():
+    assert (LANES, BATCH_JOBS) == (4, 200)
