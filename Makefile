@@ -14,8 +14,11 @@ help: ## say what can be made
 demo: $(READY) ## run 2,000 jobs on real workers, kill one half-way, lose nothing
 	@$(BIN)/rqueue demo
 
+# Most tests wait for a server, a process or a lease: more at once than there are cores.
+AT_ONCE := 4
+
 test: $(READY) ## run the tests (make test ARGS="-k name")
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(AT_ONCE) --dist worksteal $(ARGS)
 
 lint: $(READY) ## check style and formatting
 	@$(BIN)/ruff check .

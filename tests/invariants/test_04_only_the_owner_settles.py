@@ -65,6 +65,40 @@ async def test_a_late_settle_is_refused_and_overwrites_nothing(
         assert await leaked(broker) == {}
 
 
+@pytest.mark.parametrize("end", ["returns", "fails", "retries"])
+@pytest.mark.parametrize("how", ["moved", "unregistered"])
+async def test_each_of_the_two_checks_is_enough(app, broker, keys, gate, end, how, stored, log, faint):
+    """The message is in the list no more, though its worker is registered; or the other way round."""
+
+    @app.task(name="t", bind=True)
+    async def t(self):
+        await gate()
+        if end == "fails":
+            raise ValueError
+        if end == "retries":
+            self.retry(countdown=3600)
+
+    async with app:
+        worker = app.worker(concurrency=1, lease=60, shutdown_timeout=0)
+        async with worker:
+            await t.options(job_id="j").enqueue()
+            await gate.reached()
+            await faint(worker)
+            await worker._fetcher.stop()
+            if how == "moved":
+                await broker._link.call(b"LMOVE", keys.processing(worker.id), b"elsewhere", b"LEFT", b"RIGHT")
+            else:
+                await broker._link.call(b"ZREM", keys.workers, worker.id)
+            # The worker's own keys go when it has left, which it may have by then.
+            before = {name: value for name, value in (await stored(broker)).items() if worker.id not in name}
+            gate.open()
+            await log.heard("claim lost", id="j")
+            after = {name: value for name, value in (await stored(broker)).items() if worker.id not in name}
+            after.pop("rqueue:{default}:workers", None)
+            before.pop("rqueue:{default}:workers", None)
+            assert after == before
+
+
 async def test_started_is_written_only_while_the_message_is_owned(app, broker, keys, ghost, message, stored):
     """A worker that lost the claim writes no STARTED over what became of the job."""
     dead = await ghost(broker)

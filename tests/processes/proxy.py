@@ -95,6 +95,9 @@ class Proxy:
             server_writer.close()
             back.cancel()  # the worker is gone: nobody waits for a reply
             writer.close()
+            for rule in asked:  # read from the socket after another rule had cut it
+                if rule is not None and not rule.reached.is_set():
+                    rule.left = 1
 
     async def _requests(
         self, reader: asyncio.StreamReader, server: asyncio.StreamWriter, asked: deque[Rule | None]

@@ -253,7 +253,7 @@ async def test_a_full_redis_does_not_keep_an_idle_worker_from_its_next_job(
     await asyncio.sleep(2.5)
     reads = int(fleet.redis.info("stats")["total_reads_processed"]) - reads
     assert worker.cpu_s() - used_s < 0.2
-    assert reads < 40
+    assert reads < 80  # heartbeats and looks of a lease of 1 s, and a few blocks; one that spins reads thousands
     await drained(fleet, {})
 
 

@@ -106,7 +106,7 @@ def test_what_is_written_is_plain_compact_json(value: Any):
         ({"$bytes": 1, "b": 2}, b'{"$bytes":1,"b":2}'),
         ("\u0000\u2028ü", '"\\u0000\u2028ü"'.encode()),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__ if isinstance(value, memoryview) else repr(value),
 )
 def test_the_bytes_of_a_value(sent: Any, data: bytes):
     assert codec.dumps(sent) == data
