@@ -1,5 +1,6 @@
 """What can be configured: each default as documented, each wrong value refused where it is written."""
 
+import inspect
 import math
 import re
 from dataclasses import FrozenInstanceError, fields
@@ -48,7 +49,7 @@ def test_the_defaults_are_the_designs():
 
 @pytest.mark.parametrize("config", [Queue, Limits, WorkerConfig, AppConfig])
 def test_each_field_is_described(config: type):
-    described = set(re.findall(r"^ {8}(\w+): ", config.__doc__ or "", re.MULTILINE))
+    described = set(re.findall(r"^ {4}(\w+): ", inspect.getdoc(config) or "", re.MULTILINE))
     assert described == {field.name for field in fields(config)}
 
 

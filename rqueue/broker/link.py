@@ -177,6 +177,7 @@ class Link:
                 batch, self._outbox = self._outbox, []
                 packed = self._pack([each for each in batch if not each[1].done()])
                 await connection.send_packed_command(packed, check_health=False)
+                await _drain(connection)
             written, self._written = self._written, []
             for future in written:
                 # One turn of the loop later: uvloop hands bytes to the system at the end of a turn.
@@ -294,6 +295,19 @@ async def _reply_or_error(connection: AbstractConnection) -> Reply:
         return await connection.read_response()
     except redis.exceptions.ResponseError as exc:
         return exc
+
+
+async def _drain(connection: AbstractConnection) -> None:
+    """Wait while the system takes no more.
+
+    redis-py does so itself, but the ``writelines`` of some asyncio versions (seen with Python 3.13.0) forgets to say
+    that the buffer is full: setting the limits anew makes it look.
+    """
+    writer: Any = getattr(connection, "_writer", None)
+    transport = getattr(writer, "transport", None)
+    if transport is not None and transport.get_write_buffer_size():
+        transport.set_write_buffer_limits()
+        await writer.drain()
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

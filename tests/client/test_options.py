@@ -1,5 +1,6 @@
 """Options are checked where they are written, and the text names the option, its value and what is allowed."""
 
+import inspect
 import math
 import re
 from dataclasses import fields
@@ -237,7 +238,7 @@ def test_what_a_type_checker_allows_is_what_is_allowed():
 
 @pytest.mark.parametrize("options", [TaskOptions, CallOptions])
 def test_each_option_is_described(options):
-    described = set(re.findall(r"^ {8}(\w+): ", options.__doc__ or "", re.MULTILINE))
+    described = set(re.findall(r"^ {4}(\w+): ", inspect.getdoc(options) or "", re.MULTILINE))
     assert described == {field.name for field in fields(options)}
 
 

@@ -146,6 +146,27 @@ async def test_killed_connections_during_load_lose_nothing(redis_app, redis_brok
         assert await leaked(redis_broker) == {}
 
 
+@pytest.mark.parametrize("verb", ["BRPOPLPUSH", "claim", "adopt"])
+async def test_a_claim_whose_reply_was_lost_is_found_soon(redis_url, redis_broker, proxy, verb, until, log):
+    """Because a connection broke, not because it is time: the lease is a minute."""
+    app = RQueue(await proxy.start())
+
+    @app.task(name="t")
+    async def t():
+        return "ran"
+
+    async with app, app.worker(lease=60, shutdown_timeout=1) as worker:
+        await worker.drain()
+        await until(lambda: len(worker._fetcher._blocks) == 1 and not worker._fetcher._is_more)
+        proxy.lose(verb)
+        main = redis_broker.keys.queue("default").main
+        await redis_broker._link.call(b"LPUSH", main, *(b'{"task":"t","id":"j%d"}' % n for n in range(3)))
+        await log.heard("job done", 3)
+        assert proxy.lost
+        assert log.of("audit found jobs")
+        await worker.drain()
+
+
 VERBS = [
     *("claim", "BRPOPLPUSH", "adopt", "start", "track", "ack", "record", "retry", "bury", "release"),
     *("promote", "renew", "enqueue", "reap"),

@@ -135,6 +135,36 @@ async def test_a_worker_can_join_and_leave_a_full_redis(full, log):
     assert log.of("left jobs to the reapers") == []
 
 
+async def test_the_heart_of_a_busy_worker_beats_at_a_full_redis(full, gate, until, log):
+    """It claims nothing, since its only slot is taken for longer than its lease: the heart alone keeps that."""
+    url, broker = full
+    app, keys = RQueue(url), broker.keys.queue("default")
+
+    @app.task(name="t")
+    async def t():
+        await gate()
+
+    async def end_of_lease():
+        return float(await broker._link.call(b"ZSCORE", keys.workers, worker.id))
+
+    async with app, app.worker(concurrency=1, lease=0.6) as worker:
+        first = worker.id
+        job = await t.enqueue()
+        await gate.reached()
+        await broker._link.call(b"SET", b"ballast", b"x" * 3_000_000)
+        await fill(broker)
+        began = await end_of_lease()
+
+        async def renewed():
+            return await end_of_lease() > began + 700
+
+        await until(renewed)
+        assert worker.id == first
+        assert log.of("lease not renewed") == []
+        gate.open()
+        await job.result(5)
+
+
 async def test_an_idle_worker_at_a_full_redis_does_not_spin(full):
     """BRPOPLPUSH is refused there: it claims by script, with a pause."""
     url, broker = full
