@@ -1,7 +1,8 @@
 """Invariant 7, no wake-up is missed for longer than a block, and nothing polls faster.
 
 Each way in which a job can appear outside a main list wakes an idle worker at once: here within two seconds, while a
-block lasts 4. Seen to fail with each of enqueue.lua, promote.lua, retry.lua, release.lua, reap.lua and claim.lua without
+block lasts 4. Seen to fail with each of enqueue.lua, promote.lua, retry.lua, release.lua, reap.lua and claim.lua
+without
 its token, with `Fetcher` blocking without a claim before it, and with `_harvest` keeping what there is no slot for.
 """
 
