@@ -565,25 +565,29 @@ class Broker:
         return [_known(*replies[i : i + 4]) for i in range(0, len(replies), 4)]
 
     async def sizes(self, keys: QueueKeys) -> Sizes:
-        """How much the queue holds."""
-        lists = [self._link.call(b"LLEN", name) for name in keys.lists]
-        rest = [
-            self._link.call(b"LPOS", keys.main, TOKEN, b"RANK", -1, b"COUNT", 0, b"MAXLEN", 1000),
+        """How much the queue holds.
+
+        Tokens are looked for before the lists are counted: one that comes between the two is counted as a job for a
+        moment, and never hides one.
+        """
+        find_tokens = (b"LPOS", keys.main, TOKEN, b"RANK", -1, b"COUNT", 0, b"MAXLEN", 1000)
+        asked = [self._link.call(*find_tokens), *(self._link.call(b"LLEN", name) for name in keys.lists)]
+        asked += [
             self._link.call(b"ZCARD", keys.scheduled),
             self._link.call(b"ZCARD", keys.dead),
             self._link.call(b"HGETALL", keys.counts),
             self._link.call(b"ZRANGE", keys.workers, 0, -1),
         ]
-        waiting = await _all(lists)
-        tokens, scheduled, dead, counts, workers = await _all(rest)
-        waiting[MAIN] -= len(tokens)
+        tokens, *waiting, scheduled, dead, counts, workers = await _all(asked)
+        waiting[MAIN] = max(0, waiting[MAIN] - len(tokens))
         processing = [keys.processing(worker.decode("utf-8", "surrogateescape")) for worker in workers]
-        held = await asyncio.gather(*(_or_nothing(self._link.call(b"LLEN", name), 0) for name in processing))
-        heads = await asyncio.gather(*(_or_nothing(self._link.call(b"LINDEX", name, 0), None) for name in processing))
+        heads = asyncio.gather(*(_or_nothing(self._link.call(b"LINDEX", name, 0), None) for name in processing))
+        held = asyncio.gather(*(_or_nothing(self._link.call(b"LLEN", name), 0) for name in processing))
+        running = [max(0, n - (head == TOKEN)) for head, n in zip(await heads, await held, strict=True)]
         return Sizes(
             waiting=tuple(waiting),
             scheduled=scheduled,
-            running=sum(held) - sum(head == TOKEN for head in heads),
+            running=sum(running),
             dead=dead,
             workers=len(workers),
             counts={counts[index].decode(): int(counts[index + 1]) for index in range(0, len(counts), 2)},

@@ -96,8 +96,11 @@ async def test_a_worker_that_lost_its_lease_goes_on_under_a_new_id(
             await app.enqueue_many([short.s() for _ in range(200)])
             await worker.drain()
             first = worker.id
+            worker._inflight.pace.allowance = lambda now_s: 6
             jobs = await app.enqueue_many([t.s(number) for number in range(8)])
+            worker._fetcher.poke()
             await blocked.reached(2)
+            await until(lambda: worker.held == 6)
             await faint(worker)  # the fetcher's claim will notice
             if how == "reaped":
                 await broker._link.call(b"ZADD", keys.workers, 1, first)

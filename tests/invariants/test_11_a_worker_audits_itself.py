@@ -155,14 +155,12 @@ async def test_a_claim_whose_reply_was_lost_is_found_soon(redis_url, redis_broke
     async def t():
         return "ran"
 
-    async with app, app.worker(lease=60, shutdown_timeout=1) as worker:
-        await worker.drain()
+    if verb == "BRPOPLPUSH":
+        proxy.lose(verb)  # the first one's, which will end with a message
+    async with app, app.worker(lease=60, block_s=0.5, shutdown_timeout=1) as worker:
         await until(lambda: len(worker._fetcher._blocks) == 1 and not worker._fetcher._is_more)
-        standing = worker._fetcher._blocks[0]
-        proxy.lose(verb)
-        if verb == "BRPOPLPUSH":  # the next one's reply is lost, not that of the one which waits already
-            await worker._broker.unblock(worker._queues[0])
-            await until(lambda: worker._fetcher._blocks.get(0) not in {None, standing})
+        if verb != "BRPOPLPUSH":
+            proxy.lose(verb)
         main = redis_broker.keys.queue("default").main
         await redis_broker._link.call(b"LPUSH", main, *(b'{"task":"t","id":"j%d"}' % n for n in range(3)))
         await log.heard("job done", 3)
