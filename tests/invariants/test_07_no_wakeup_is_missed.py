@@ -12,6 +12,7 @@ import time
 import pytest
 
 from rqueue import Queue, RQueue
+from rqueue.broker.link import Link
 from rqueue.config import WorkerConfig
 from rqueue.wire.message import TOKEN
 from rqueue.worker.fetcher import AUDIT_BEATS
@@ -250,6 +251,21 @@ async def test_an_idle_worker_asks_at_most_once_a_second_for_each_queue(redis_ur
         asked, seconds = await reads(broker) - before, time.monotonic() - started
         assert asked <= seconds * queues, f"{asked} requests in {seconds:.1f} s for {queues} queues"
         assert time.process_time() - cpu < 0.05 * seconds, "under 1 % of a core, and this test's own server talk"
+
+
+async def test_an_idle_worker_in_memory_asks_at_most_once_a_second(monkeypatch, until):
+    """The same on fakeredis, where a blocking pop that did not block would make the worker spin."""
+    app, asked, call = RQueue("memory://"), [], Link.call
+    async with app, app.worker() as worker:
+        await worker.drain()
+        await until(lambda: len(worker._fetcher._blocks) == 1 and not worker._fetcher._is_more)
+        monkeypatch.setattr(Link, "call", lambda link, *command: asked.append(command[0]) or call(link, *command))
+        started, cpu, fetch = time.monotonic(), time.process_time(), asyncio.Event()
+        asyncio.get_running_loop().call_later(4.5, fetch.set)
+        await fetch.wait()
+        assert len(asked) <= time.monotonic() - started, asked
+        assert time.process_time() - cpu < 0.05 * (time.monotonic() - started), "a fraction of a core, with the server in it"
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize("queues", [1, 3])
