@@ -109,6 +109,9 @@ async def test_a_custom_id_that_is_alive_gives_the_existing_jobs_handle(app, gat
             await worker.drain()
             assert not (await t.options(job_id="same").enqueue(6)).duplicate
             assert await first.result(5) == 6
+        assert not (await t.options(job_id="same").enqueue(7)).duplicate
+        info = await first.info()
+        assert (info.state, info.result) == ("PENDING", None), "what the earlier job of that id left has gone"
 
 
 async def test_a_thousand_enqueues_of_few_ids_run_each_once(app):

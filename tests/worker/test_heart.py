@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 from rqueue.broker.endpoint import Endpoint
+from rqueue.policy.clock import elapsed_s
 from rqueue.worker.heart import Heart
 from rqueue.worker.inflight import Signals
 from rqueue.worker.lease import Lease
@@ -88,6 +89,28 @@ async def test_an_answer_about_the_old_id_does_not_count(beating, broker, keys):
 
     assert heart._beat(Slow())
     assert not lease.is_lost
+
+
+async def test_the_leases_age_counts_from_when_the_renewal_was_sent(beating):
+    """Its reply may take seconds, and Redis's clock has gone on meanwhile."""
+    heart, lease, signals = await beating(lease_s=60)
+    sent = []
+
+    class Slow:
+        def renew(self, queues, worker, lease_s, card):
+            sent.append(elapsed_s())
+            while elapsed_s() < sent[0] + 0.05:
+                pass
+            return True
+
+    async with asyncio.timeout(5):
+        await signals.execute.wait()
+    lease._renewed_s = -1e9
+    signals.execute.clear()
+    assert heart._beat(Slow())
+    async with asyncio.timeout(5):
+        await signals.execute.wait()
+    assert sent[0] - 1 < lease._renewed_s <= sent[0]
 
 
 async def test_without_redis_it_says_so_and_tries_again(beating, log):
