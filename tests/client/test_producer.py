@@ -309,7 +309,7 @@ async def test_many_callers_are_told_in_time_and_not_one_batch_after_the_other(n
     before = loop.time()
     errors = await asyncio.gather(*(job.enqueue(n) for n in range(5000)), return_exceptions=True)
     assert {type(error) for error in errors} == {BrokerUnavailable}
-    assert loop.time() - before < 1 + SLACK_S
+    assert loop.time() - before < 1 + 2 * SLACK_S, "one batch after the other takes five seconds"
 
 
 async def test_a_caller_that_comes_late_has_its_own_time(new_server, new_app):
