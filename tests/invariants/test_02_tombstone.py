@@ -1,9 +1,8 @@
 """Invariant 2, a dead worker's list refuses messages; only `register` adds a worker; a worker whose lease was lost
-drops
-what it has not started and goes on under a new id.
+drops what it has not started and goes on under a new id.
 
 Seen to fail with reap.lua without its SET (the blocked pop takes the job into a list of nobody), with claim.lua
-without its check of `workers` (the frozen worker claims on), with renew.lua adding the worker again, and with
+without its check of `workers` (the frozen worker claims on), with renew.lua without its own, and with
 `Fetcher._begin_anew` keeping the held jobs (they run twice), or keeping the id (it never works again).
 """
 
@@ -92,7 +91,7 @@ async def test_a_worker_that_lost_its_lease_goes_on_under_a_new_id(
 
     free.open()
     async with app:
-        async with app.worker(concurrency=2, lease=60) as worker:
+        async with app.worker(concurrency=2, prefetch_multiplier=10, lease=60) as worker:
             await app.enqueue_many([short.s() for _ in range(200)])
             await worker.drain()
             first = worker.id
@@ -101,6 +100,7 @@ async def test_a_worker_that_lost_its_lease_goes_on_under_a_new_id(
             worker._fetcher.poke()
             await blocked.reached(2)
             await until(lambda: worker.held == 6)
+            started = set(blocked.came)
             await faint(worker)  # the fetcher's claim will notice
             if how == "reaped":
                 await broker._link.call(b"ZADD", keys.workers, 1, first)
@@ -111,10 +111,11 @@ async def test_a_worker_that_lost_its_lease_goes_on_under_a_new_id(
                 if how == "list replaced":
                     for _ in range(2):
                         await worker._reaper.tick()
+            worker._inflight.pace.allowance = lambda now_s: 7
             worker._fetcher.poke()
+            await until(lambda: worker.id != first)
             blocked.open()
             if how == "entry deleted":
-                await until(lambda: worker.id != first)
                 await worker._reaper.tick()
             assert [(await job.result(5))[0] for job in jobs] == list(range(8))
             await worker.drain()
@@ -123,6 +124,7 @@ async def test_a_worker_that_lost_its_lease_goes_on_under_a_new_id(
             for job in jobs:
                 assert (await job.info()).worker == worker.id
             twice = {number for number, by in runs if by == first}
+            assert twice == started, "what was held was not started any more"
             assert len(runs) == 8 + len(twice)
             assert len(log.of("claim lost", worker=first)) >= len(twice) >= 2
         assert await leaked(broker) == {}

@@ -1,9 +1,9 @@
 """Invariant 4, only the owner settles: a worker that was reaped while it was frozen overwrites nothing, and says so.
 
-Seen to fail with ack.lua, bury.lua and retry.lua without their look at LREM's answer and at `workers` (the late result
-replaces the new owner's), with track.lua without its LPOS, with ack.lua without its `settled` record (a resent batch is
-answered '0' and its jobs are called lost), and with `Settler._refused` giving up the whole batch (the neighbours of a
-bad item are not settled).
+Seen to fail with ack.lua, bury.lua and retry.lua without their look at LREM's answer, with ack.lua without its look at
+`workers`, with track.lua without its LPOS, with a `Settler` that does not say what it lost, and with
+`Settler._refused` giving up the whole batch (the neighbours of a bad item are not settled). Ack.lua without its `settled`
+record (a resent batch is called lost) fails in test_11.
 """
 
 import pytest

@@ -1,6 +1,5 @@
 """Invariant 6, reaping is repeatable: two reapers, or one that dies half-way, lose and double nothing; two looks;
-losses
-are charged to what had started; suspects run alone; the third loss is a dead letter; order and priority survive.
+losses are charged to what had started; suspects run alone; the third loss is a dead letter; order and priority survive.
 
 Seen to fail with reap.lua pushing without a look at LREM's answer (doubled), with reap.lua removing the worker while
 messages are left (lost to the next round), with reap.lua without its look at the lease, with `Reaper.tick` without

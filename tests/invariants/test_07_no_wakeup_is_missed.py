@@ -2,8 +2,8 @@
 
 Each way in which a job can appear outside a main list wakes an idle worker at once: here within two seconds, while a
 block lasts 4. Seen to fail with each of enqueue.lua, promote.lua, retry.lua, release.lua, reap.lua and claim.lua
-without
-its token, with `Fetcher` blocking without a claim before it, and with `_harvest` keeping what there is no slot for.
+without its token. `Fetcher` blocking without a claim before it, and `_harvest` keeping what there is no slot for, fail
+in tests/worker/test_fetcher.py; reap.lua's token in test_06.
 """
 
 import asyncio

@@ -1,8 +1,9 @@
 """Invariant 8, the heart beats by itself: a task that blocks the event loop does not cost the worker its jobs, and is
 named; the heart stops when the loop has not moved for `max_loop_stall`; an old lease starts nothing.
 
-Seen to fail with the renewal as a task of the loop (the lease runs out), with `Heart` without `_name_blocker`, without
-its look at `max_loop_stall`, with `Lease.may_start` always true, and with `renewed` counting from the reply.
+Seen to fail with a heart that stands still while the loop does (the lease runs out), without `_name_blocker`, without
+its look at `max_loop_stall`, and with `Lease.may_start` always true. `renewed` counting from the reply fails in
+tests/worker/test_heart.py.
 """
 
 import asyncio

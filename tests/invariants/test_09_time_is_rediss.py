@@ -65,11 +65,10 @@ async def test_nobody_is_condemned_and_the_dead_are(wrong_clock, url, broker, gh
             assert await one._reaper.tick() == 0
             assert await two._reaper.tick() == 0
         dead = await ghost(broker)
-        await broker._link.call(b"LPUSH", broker.keys.queue("default").main, b"", message("j"))
-        await dead.claim()
-        await dead.die()
-        for _ in range(2):
-            await one._reaper.tick()
+        await broker._link.call(b"LPUSH", dead.keys.processing(dead.id), message("j"))
+        seconds, _ = await broker._link.call(b"TIME")
+        await broker._link.call(b"ZADD", dead.keys.workers, int(seconds) * 1000 - 2000, dead.id)
+        assert [await one._reaper.tick() for _ in range(2)] == [0, 1]
         await one.drain()
         assert (await app.job("j", "default").info()).state == "SUCCESS"
 

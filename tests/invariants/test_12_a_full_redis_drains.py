@@ -2,8 +2,7 @@
 results lose their value and are counted; `enqueue` fails with a clear error before it has changed anything.
 
 Seen to fail with ack.lua, claim.lua and renew.lua without their freeing first write (refused; the worker starves, or
-its
-lease runs out), with ack.lua keeping the value, and with `Fetcher` blocking again at once after an OOM.
+its lease runs out), with ack.lua keeping the value, and with `Fetcher` blocking again at once after an OOM.
 """
 
 import asyncio

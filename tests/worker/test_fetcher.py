@@ -13,6 +13,7 @@ from rqueue.broker.broker import ReplyLost
 from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable
 from rqueue.worker.fetcher import AUDIT_BEATS
 from rqueue.worker.inflight import Phase
+from rqueue.worker.outcome import Ack
 
 
 @pytest.fixture
@@ -80,6 +81,34 @@ async def test_a_wait_is_always_preceded_and_followed_by_a_claim(worker, broker,
         while order.count("block") < 4:
             await worker.fetcher.tick()
     assert order[:7] == ["claim", "block"] * 3 + ["claim"]
+
+
+async def test_a_slot_that_came_free_is_followed_by_a_claim_before_a_wait(worker, broker, message):
+    """What came into a priority's list meanwhile left its token long ago."""
+    order, claim, block = [], broker.claim, broker.block
+
+    async def claiming(*arguments):
+        order.append("claim")
+        return await claim(*arguments)
+
+    def blocking(*arguments):
+        order.append("block")
+        return block(*arguments)
+
+    worker = await worker(concurrency=1, block_s=2)
+    await worker.fetcher.tick()
+    await worker.push(message("j"))
+    async with asyncio.timeout(4):
+        while held(worker) != ["j"] or worker.fetcher._blocks:
+            await worker.fetcher.tick()
+    job = worker.take()
+    worker.fetcher._is_more = False
+    broker.claim, broker.block = claiming, blocking
+    worker.inflight.end(job, Ack(b'{"state":"SUCCESS"}', "60"))
+    async with asyncio.timeout(4):
+        while "block" not in order:
+            await worker.fetcher.tick()
+    assert order == ["claim", "block"]
 
 
 async def test_an_idle_worker_says_so(worker):
