@@ -40,10 +40,10 @@ def test_delay_and_get(sync_app, threaded_worker):
 
 def test_apply_async_takes_celerys_arguments(sync_app, threaded_worker):
     add = tasks_of(sync_app)
+    job = add.apply_async([1], {"b": 2}, queue="email", task_id="custom", countdown=0.01, priority=9)
+    assert (job.id, job.queue, job.duplicate) == ("custom", "email", False)
+    assert add.apply_async((5, 5), queue="email", task_id="custom").duplicate
     with threaded_worker(sync_app, queues=["email"]):
-        job = add.apply_async([1], {"b": 2}, queue="email", task_id="custom", countdown=0.01, priority=9)
-        assert (job.id, job.queue, job.duplicate) == ("custom", "email", False)
-        assert add.apply_async((5, 5), queue="email", task_id="custom").duplicate
         assert job.get(timeout=10) == 3
         assert add.options(queue="email").delay(2, 2).get(timeout=10) == 4
 

@@ -44,12 +44,11 @@ async def test_a_hundred_kills_in_ten_thousand_jobs_lose_nothing(fleet: Fleet) -
         asyncio.create_task(kill_at_random(fleet, random.Random(chance.random()), KILLS // SLOTS, in_flight))
         for _ in range(SLOTS)
     ]
-    # The work is handed out with the kills, so that they fall into all of it.
+    # There is always work, so that every worker that starts finds a first job, however long its start takes.
     portion = JOBS // (KILLS + 1)
-    while len(expected) < JOBS:
-        if len(in_flight) * portion >= len(expected) - portion:
-            count = min(2 * portion, JOBS - len(expected))
-            expected |= await fleet.enqueue(count, "double", 0.015, first=len(expected))
+    while len(expected) < JOBS or not all(killer.done() for killer in killers):
+        if fleet.redis.llen(fleet.keys.main) < portion:
+            expected |= await fleet.enqueue(portion, "double", 0.015, first=len(expected))
         for killer in killers:
             if killer.done():
                 killer.result()
