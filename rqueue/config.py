@@ -14,6 +14,7 @@ from rqueue.wire.keys import check_queue_name
 from rqueue.wire.message import check_priority
 
 DEFAULT_QUEUE: Final = "default"
+POOLS: Final = ("async", "threads", "prefork", "solo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,14 @@ class WorkerConfig:
             deployment another worker may know it.
         unknown_retry_s: seconds between two tries of such a job.
         block_s: longest wait at the server for a new job; a third of the lease if that is less.
+        pool: where jobs run. ``async``: coroutines on the event loop, plain functions in threads; ``threads`` the
+            same, meant for plain functions; ``prefork``: one at a time in the main thread, the event loop in another;
+            ``solo``: one at a time in the main thread, which is the event loop's.
+        time_limit_s: a job that runs for longer is ended; a task's own limit goes before it. None is no limit.
+        soft_time_limit_s: after so long SoftTimeLimitExceeded is raised inside the task. None is no limit.
+        max_tasks: the worker starts no more jobs than this in its life, and says that it is spent. None is no limit.
+        max_memory_bytes: while the process is larger than this it starts no job, and says that it is spent.
+        autoscale: (most, fewest) jobs at once: the slots follow the backlog between the two. None: they stay.
     """
 
     queues: Sequence[str] = ()
@@ -92,6 +101,12 @@ class WorkerConfig:
     unknown_task_s: float = 300.0
     unknown_retry_s: float = 10.0
     block_s: float = 4.0
+    pool: str = "async"
+    time_limit_s: float | None = None
+    soft_time_limit_s: float | None = None
+    max_tasks: int | None = None
+    max_memory_bytes: int | None = None
+    autoscale: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.queues, str | bytes) or not isinstance(self.queues, Sequence):
@@ -112,6 +127,21 @@ class WorkerConfig:
         stop: object = self.shutdown_timeout_s
         if isinstance(stop, bool) or not isinstance(stop, int | float) or not stop >= 0:
             raise ConfigError(f"shutdown_timeout {stop!r}: seconds, 0 or more")
+        self._check_pool()
+
+    def _check_pool(self) -> None:
+        if self.pool not in POOLS:
+            raise ConfigError(f"pool {self.pool!r}: one of {', '.join(POOLS)}")
+        if self.pool in ("prefork", "solo") and self.concurrency != 1:
+            raise ConfigError(f"concurrency {self.concurrency!r}: a process of the pool {self.pool!r} runs one job")
+        check_time_limits(self.time_limit_s, self.soft_time_limit_s)
+        for name in ("max_tasks", "max_memory_bytes"):
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name), 1)
+        if self.autoscale is not None:
+            most, fewest = self.autoscale
+            whole("autoscale, fewest", fewest, 1)
+            whole("autoscale, most", most, fewest)
 
     @property
     def heartbeat_s(self) -> float:
@@ -168,6 +198,19 @@ def whole(name: str, value: object, minimum: int) -> None:
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
         raise ConfigError(f"{name} {value!r}: a whole number from {minimum}")
+
+
+def check_time_limits(limit_s: float | None, soft_s: float | None) -> None:
+    """Refuse limits that are no numbers above 0, and a soft limit that is not below the hard one.
+
+    Raises:
+        ConfigError: they are.
+    """
+    for name, value in (("time_limit", limit_s), ("soft_time_limit", soft_s)):
+        if value is not None:
+            positive(name, value)
+    if limit_s is not None and soft_s is not None and soft_s >= limit_s:
+        raise ConfigError(f"soft_time_limit {soft_s!r}: below the time_limit, which is {limit_s!r}")
 
 
 def check_ttl(name: str, value: object) -> None:

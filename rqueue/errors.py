@@ -160,6 +160,14 @@ class WorkerLost(RQueueError):
     """The job's worker died so often while it ran that it is not tried again."""
 
 
+class SoftTimeLimitExceeded(RQueueError):
+    """Raised inside a task that ran for longer than its ``soft_time_limit``, so that it can clean up and end."""
+
+
+class TimeLimitExceeded(RQueueError):
+    """The job ran for longer than its ``time_limit``, and was ended."""
+
+
 class UnknownTask(RQueueError):
     """No worker that met the job knows its task."""
 

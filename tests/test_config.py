@@ -38,6 +38,12 @@ def test_the_defaults_are_the_designs():
         "prefetch_multiplier": 4,
         "lease_s": 15,
         "shutdown_timeout_s": 30,
+        "pool": "async",
+        "time_limit_s": None,
+        "soft_time_limit_s": None,
+        "max_tasks": None,
+        "max_memory_bytes": None,
+        "autoscale": None,
         "max_deliveries": 3,
         "max_loop_stall_s": 300,
         "unknown_task_s": 300,
@@ -205,3 +211,21 @@ def test_a_time_to_live_is_allowed(value: float | None):
 def test_what_is_no_time_to_live_is_refused(value: object):
     with pytest.raises(ConfigError, match=re.escape(f"x {value!r}")):
         check_ttl("x", value)
+
+
+def test_what_a_pool_and_its_limits_refuse():
+    for wrong in (
+        {"pool": "gevent"},
+        {"pool": "prefork", "concurrency": 2},
+        {"pool": "solo"},
+        {"time_limit_s": 0},
+        {"soft_time_limit_s": -1},
+        {"time_limit_s": 5, "soft_time_limit_s": 5},
+        {"max_tasks": 0},
+        {"max_memory_bytes": 0},
+        {"autoscale": (1, 2)},
+        {"autoscale": (2, 0)},
+    ):
+        with pytest.raises(ConfigError, match=next(iter(wrong)).removesuffix("_s").removesuffix("_bytes")):
+            WorkerConfig(**wrong)
+    assert WorkerConfig(pool="prefork", concurrency=1, time_limit_s=5, soft_time_limit_s=4.5).pool == "prefork"
