@@ -450,6 +450,10 @@ class Broker:
         names = (keys.processing(worker), keys.workers, keys.started(worker), keys.settled(worker), keys.card(worker))
         return bool(await self._run("leave", names, (worker,)))
 
+    async def condemn(self, keys: QueueKeys, worker: str) -> bool:
+        """End the lease of a worker whose process is known to be dead; false when not registered. May be repeated."""
+        return bool(await self._run("condemn", (keys.workers,), (worker,)))
+
     async def overdue(self, keys: QueueKeys) -> set[str]:
         """The workers whose lease has run out."""
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rqueue.wire.message import Message
@@ -32,6 +33,18 @@ def redeliver(message: Message, started: bool, max_deliveries: int) -> Redeliver
         return Redelivery(message, is_dead=False)
     charged = message.changed(losses=message.header.losses + 1)
     return Redelivery(charged, is_dead=charged.header.losses >= max_deliveries)
+
+
+def charged(losses: Mapping[str, int]) -> set[str]:
+    """Which of the jobs that were running when a worker died are charged with its loss.
+
+    All of them, unless some had cost a worker before: then only those. A worker starts such jobs one at a time, so
+    that a job which kills its worker each time is charged alone from the second time on.
+
+    Args:
+        losses: by id, how many workers each running job had cost before.
+    """
+    return {job_id for job_id, before in losses.items() if before} or set(losses)
 
 
 def is_suspect(losses: int) -> bool:

@@ -70,7 +70,7 @@ LIFECYCLE: Final = (
     Move(Place.WAITING, "purge", Place.ABSENT),
 )
 
-WORKER_VERBS: Final = ("register", "renew", "audit", "leave")
+WORKER_VERBS: Final = ("register", "renew", "audit", "condemn", "leave")
 """The verbs that move no job: a worker's own life."""
 
 VERBS_WITHOUT_SCRIPT: Final = frozenset({"block"})

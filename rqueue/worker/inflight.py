@@ -86,6 +86,12 @@ class Signals:
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+QUESTION_S = 1.0
+"""How long a job that has cost a worker must have run before another of its kind starts beside it."""
+
+_Entry = tuple[int, int, ClaimedJob]
+
+
 class Inflight:
     """What this worker has claimed.
 
@@ -103,11 +109,13 @@ class Inflight:
         self.pace = Pace(slots)
         self.outbox: list[tuple[ClaimedJob, Settlement, asyncio.Future[bool] | None]] = []
         self._jobs: set[ClaimedJob] = set()
-        self._held: list[tuple[int, int, ClaimedJob]] = []
+        self._held: tuple[list[_Entry], list[_Entry]] = ([], [])  # unsuspected, and those that have cost a worker
         self._number = count()
         self._held_count = 0
         self.running = 0
         self.exclusive: ClaimedJob | None = None
+        self._questioned: ClaimedJob | None = None
+        self._question_ends_s = 0.0
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -123,14 +131,25 @@ class Inflight:
     @property
     def free_slots(self) -> int:
         """Jobs that could start now beyond those that are held; none while one must run alone."""
-        return 0 if self.exclusive is not None else self.slots - self.running - self._held_count
+        return 0 if self.exclusive is not None else self.slots - self.running - self._held_count + self._waiting()
 
     def room(self) -> int:
         """How many more may be claimed: what can start now, and what the measured pace allows beside it."""
         if self.exclusive is not None:
             return 0
         allowed = max(self.slots - self.running, 0) + self.pace.allowance(elapsed_s())
-        return min(allowed, self.most - self.running) - self._held_count
+        return min(allowed + self._waiting(), self.most - self.running) - self._held_count
+
+    def _waiting(self) -> int:
+        """Jobs that are held for their turn to be questioned: they must not keep others from the free slots."""
+        return sum(map(self._is_held, self._held[1])) if self.is_questioning() else 0
+
+    def is_questioning(self) -> bool:
+        """True while a job that has cost a worker has just started: no second of its kind starts beside it.
+
+        If the process dies now, it alone is charged; see :func:`rqueue.policy.redelivery.charged`.
+        """
+        return self._questioned is not None and elapsed_s() < self._question_ends_s
 
     def hold(self, job: ClaimedJob) -> None:
         """Take in a claimed job."""
@@ -140,24 +159,31 @@ class Inflight:
     def _push(self, job: ClaimedJob) -> None:
         job.phase, job.ticket, job.held_s = Phase.HELD, next(self._number), elapsed_s()
         self._jobs.add(job)
-        heapq.heappush(self._held, (-job.rank, job.ticket, job))
+        heapq.heappush(self._held[job.message.header.losses > 0], (-job.rank, job.ticket, job))
         self._held_count += 1
         self.signals.idle.clear()
 
-    def _is_held(self, entry: tuple[int, int, ClaimedJob]) -> bool:
+    def _is_held(self, entry: _Entry) -> bool:
         """False for what has left the heap's care: a job that was taken out and came back has a new ticket."""
         _, ticket, job = entry
         return job.phase is Phase.HELD and job.ticket == ticket
 
     def peek(self) -> ClaimedJob | None:
         """The job that starts next."""
-        while self._held and not self._is_held(self._held[0]):
-            heapq.heappop(self._held)
-        return self._held[0][2] if self._held else None
+        first: _Entry | None = None
+        for held in self._held[:1] if self.is_questioning() else self._held:
+            while held and not self._is_held(held[0]):
+                heapq.heappop(held)
+            if held and (first is None or held[0] < first):
+                first = held[0]
+        return None if first is None else first[2]
 
     def begin(self, job: ClaimedJob) -> None:
         """A held job takes a slot."""
         job.phase = Phase.RUNNING
+        if job.message.header.losses:
+            self._questioned, self._question_ends_s = job, elapsed_s() + QUESTION_S
+            asyncio.get_running_loop().call_later(QUESTION_S, self.signals.execute.set)
         self._held_count -= 1
         self.running += 1
 
@@ -171,6 +197,7 @@ class Inflight:
         """A running job gives its slot back and is to be settled."""
         now = elapsed_s()
         self.running -= 1
+        self._open_to_others(job)
         self.pace.ended(now - job.started_s, now)
         job.seen["seconds"] = round(now - job.started_s, 4)
         self.settle(job, settlement)
@@ -206,23 +233,34 @@ class Inflight:
     def _open_to_others(self, job: ClaimedJob) -> None:
         if self.exclusive is job:
             self.exclusive = None
+        if self._questioned is job:
+            self._questioned = None
 
     def overstaying(self, longest_s: float) -> int:
-        """How many jobs are held for longer than that, though every slot is busy."""
-        if self.running < self.slots or self.exclusive is not None:
+        """How many jobs are held for longer than that, though no slot is free for them."""
+        if self.exclusive is not None:
             return 0
         before_s = elapsed_s() - longest_s
-        return sum(self._is_held(entry) and entry[2].held_s < before_s for entry in self._held)
+        stuck = (self.running >= self.slots, self.running >= self.slots or self.is_questioning())
+        return sum(
+            self._is_held(entry) and entry[2].held_s < before_s
+            for held, is_stuck in zip(self._held, stuck, strict=True)
+            if is_stuck
+            for entry in held
+        )
 
     def take_held(self, excess: int | None = None, *, but: ClaimedJob | None = None) -> list[ClaimedJob]:
         """Take out held jobs to give them back, the last to start first; all, or so many, but never ``but``."""
-        held = sorted((each for each in self._held if self._is_held(each) and each[2] is not but), reverse=True)
+        held = [each for every in self._held for each in every if self._is_held(each) and each[2] is not but]
+        # Where some may stay, those stay that can start.
+        held.sort(key=lambda each: (excess is not None and each[2].message.header.losses > 0, *each[:2]), reverse=True)
         taken = [job for _, _, job in held[:excess]]
         for job in taken:
             job.phase = Phase.SETTLING
             self._held_count -= 1
-        self._held = [entry for entry in self._held if self._is_held(entry)]
-        heapq.heapify(self._held)
+        for every in self._held:
+            every[:] = [entry for entry in every if self._is_held(entry)]
+            heapq.heapify(every)
         return taken
 
     def listed(self, keys: QueueKeys, worker: str) -> list[tuple[ClaimedJob, bytes]]:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 
 from rqueue.broker.broker import Broker, Done
 from rqueue.client.options import TaskOptions
@@ -13,7 +14,7 @@ from rqueue.client.registry import Registry
 from rqueue.config import Limits, WorkerConfig
 from rqueue.errors import BrokerError, BrokerUnavailable, MalformedMessage, WorkerLost
 from rqueue.log import event
-from rqueue.policy.redelivery import Redelivery, redeliver
+from rqueue.policy.redelivery import Redelivery, charged, redeliver
 from rqueue.wire.keys import QueueKeys
 from rqueue.wire.message import Call, Header, Message
 from rqueue.wire.record import Failure
@@ -84,17 +85,55 @@ class Reaper:
                 await self._broker.discard_old(keys, self._limits.dead_ttl_s)
         dead = [(keys, worker) for (name, worker), keys in overdue.items() if (name, worker) in self._seen]
         self._seen = set(overdue)
-        moved = 0
-        for keys, worker in [*dead, *orphans]:
+        moved, gone = 0, [*dead, *orphans]
+        # Asked before anything is moved: a job of one queue may explain the loss of another queue's.
+        charged = {worker: await self._charged(worker) for worker in {worker for _, worker in gone}}
+        for keys, worker in gone:
             try:
-                moved += await self._reap(keys, worker)
+                moved += await self._reap(keys, worker, charged[worker])
             except BrokerUnavailable:
                 raise
             except BrokerError as exc:  # one list is none: the others are reaped all the same
                 event(logging.ERROR, "redis refused to reap", queue=keys.name, worker=worker, error=str(exc))
         return moved
 
-    async def _reap(self, keys: QueueKeys, worker: str) -> int:
+    async def take_back(self, worker: str, uncharged: bool = False) -> int:
+        """Take back the jobs of a worker whose process is known to be dead; how many. May be repeated.
+
+        Args:
+            worker: its id.
+            uncharged: it was ended on purpose, so that its jobs are not to blame.
+
+        Raises:
+            BrokerError: Redis could not be asked; what is left is the next call's, or any reaper's.
+        """
+        charged = set() if uncharged else await self._charged(worker)
+        moved = 0
+        for keys in self._queues:
+            while await self._broker.condemn(keys, worker):
+                # What the dead process had still sent may have renewed the lease; then it is condemned again.
+                moved += await self._reap(keys, worker, charged)
+        return moved
+
+    async def _charged(self, worker: str) -> set[str]:
+        """Which of the jobs that had started are charged with their worker's loss, over all queues."""
+        losses: dict[str, int] = {}
+        for keys in self._queues:
+            try:
+                _, started = await self._broker.remains(keys, worker, 1)
+                marks = await self._broker.audit(keys, worker) if started else []
+            except BrokerUnavailable:
+                raise
+            except BrokerError:
+                continue  # a key that is none of ours: it is reported when it is reaped
+            for mark in marks:
+                with suppress(MalformedMessage):
+                    header = Message.parse(mark.partition(b":")[2]).header
+                    if header.id in started:
+                        losses[header.id] = header.losses
+        return charged(losses)
+
+    async def _reap(self, keys: QueueKeys, worker: str, charged: set[str]) -> int:
         """Move all that a dead worker left. If we die half-way, another reaper goes on with the rest."""
         moved, early = 0, None
         while True:
@@ -103,7 +142,7 @@ class Reaper:
             early -= {Message.id_of(raw) for raw in raws}
             back: list[tuple[bytes, int, bytes]] = []
             for raw in raws:
-                fate = self._fate(raw, started)
+                fate = self._fate(raw, charged)
                 if fate is None:
                     back.append((raw, 0, raw))
                 elif not fate.is_dead:
@@ -119,12 +158,12 @@ class Reaper:
                 event(logging.WARNING, "worker reaped", queue=keys.name, worker=worker, jobs=moved)
                 return moved
 
-    def _fate(self, raw: bytes, started: set[str]) -> Redelivery | None:
+    def _fate(self, raw: bytes, charged: set[str]) -> Redelivery | None:
         try:
             message = Message.parse(raw)
         except MalformedMessage:
             return None  # whoever claims it next buries it
-        return redeliver(message, message.header.id in started, self._max_deliveries)
+        return redeliver(message, message.header.id in charged, self._max_deliveries)
 
     async def _bury(self, keys: QueueKeys, worker: str, raw: bytes, message: Message) -> bool:
         """A job that has cost too many workers becomes a dead letter; false when its worker is alive after all."""

@@ -2,9 +2,9 @@
 
 An observer looks at everything in one atomic step, again and again, while two workers with every kind of job are at
 work: it asks, for each id that was confirmed and is not settled, in how many places it is. Seen to fail with retry.lua
-without its ZADD (nowhere), with release.lua without its RPUSH (nowhere), with promote.lua without its ZREM (twice), with
-claim.lua copying (LINDEX, LPUSH) instead of moving (twice), and with ack.lua removing the id from `jobs` and leaving the
-message in the list (settled and claimed).
+without its ZADD (nowhere), with release.lua without its RPUSH (nowhere), with promote.lua without its ZREM (twice),
+with claim.lua copying (LINDEX, LPUSH) instead of moving (twice), and with ack.lua removing the id from `jobs` and
+leaving the message in the list (settled and claimed).
 """
 
 import asyncio

@@ -2,8 +2,8 @@
 
 Seen to fail with ack.lua, bury.lua and retry.lua without their look at LREM's answer, with ack.lua without its look at
 `workers`, with track.lua without its LPOS, with a `Settler` that does not say what it lost, and with
-`Settler._refused` giving up the whole batch (the neighbours of a bad item are not settled). Ack.lua without its `settled`
-record (a resent batch is called lost) fails in test_11.
+`Settler._refused` giving up the whole batch (the neighbours of a bad item are not settled). Ack.lua without its
+`settled` record (a resent batch is called lost) fails in test_11.
 """
 
 import pytest

@@ -304,18 +304,71 @@ async def test_a_suspect_runs_with_nothing_else_in_its_process(app, broker, keys
     assert beside["suspect"] == 0
 
 
-@pytest.mark.parametrize("losses", [0, 1])
-async def test_the_innocent_run_together(app, broker, keys, message, gate, losses):
+async def test_the_innocent_run_together(app, broker, keys, message, gate):
     @app.task(name="t")
     async def t():
         await gate()
 
     async with app, app.worker(concurrency=3) as worker:
-        await broker._link.call(b"LPUSH", keys.main, *(message(f"j{n}", losses=losses) for n in range(3)))
+        await broker._link.call(b"LPUSH", keys.main, *(message(f"j{n}") for n in range(3)))
         await gate.reached(3)
         assert worker.running == 3
         gate.open()
         await worker.drain()
+
+
+async def test_what_has_cost_a_worker_is_questioned_one_by_one_and_holds_up_nobody(
+    app, broker, keys, message, gate, monkeypatch
+):
+    """If the process dies now, it alone is charged. The innocent go past those that wait for their turn."""
+    monkeypatch.setattr("rqueue.worker.inflight.QUESTION_S", 60)
+    came: list[str] = []
+
+    @app.task(name="t", bind=True)
+    async def t(self):
+        came.append(self.request.id)
+        await gate()
+
+    async with app, app.worker(concurrency=4) as worker:
+        # The right end is next: those that a dead worker left come first.
+        await broker._link.call(b"LPUSH", keys.main, *(message(f"back{n}", losses=1) for n in range(3)))
+        await broker._link.call(b"LPUSH", keys.main, *(message(f"new{n}") for n in range(6)))
+        await gate.reached(4)
+        assert sorted(came) == ["back0", "new0", "new1", "new2"]
+        gate.open()
+        await worker.drain()
+    assert len(came) == 9
+
+
+async def test_the_next_one_starts_when_the_first_has_run_for_a_while(app, broker, keys, message, gate, monkeypatch):
+    """The jobs of a lost host are not done one after the other."""
+    monkeypatch.setattr("rqueue.worker.inflight.QUESTION_S", 0.01)
+
+    @app.task(name="t")
+    async def t():
+        await gate()
+
+    async with app, app.worker(concurrency=3) as worker:
+        await broker._link.call(b"LPUSH", keys.main, *(message(f"j{n}", losses=1) for n in range(3)))
+        await gate.reached(3)
+        gate.open()
+        await worker.drain()
+
+
+async def test_a_later_loss_charges_only_what_had_cost_a_worker_before(parts, ghost, broker, keys, message):
+    """Over all queues of the dead worker."""
+    worker = parts("default", "other")
+    dead, beside = await ghost(broker), await ghost(broker, "ghost", "other")
+    await broker._link.call(b"LPUSH", keys.main, message("poison", losses=1), message("innocent"))
+    await broker._link.call(b"LPUSH", beside.keys.main, message("neighbour"))
+    for each, ids in ((dead, ("poison", "innocent")), (beside, ("neighbour",))):
+        await each.claim()
+        await each.start(*ids)
+        await each.die()
+    assert [await worker.reaper.tick() for _ in range(2)] == [0, 3]
+    left = await broker._link.call(b"LRANGE", keys.main, 0, -1)
+    assert sorted(left) == [message("innocent"), message("poison", losses=2)]
+    assert await broker._link.call(b"LRANGE", beside.keys.main, 0, -1) == [message("neighbour")]
 
 
 async def test_several_suspects_run_one_after_the_other(app, broker, keys, message):

@@ -1,8 +1,8 @@
 """Invariant 10, what a process leaves goes back at once: on shutdown, claimed and unstarted jobs first, uncharged and
 in their order. (What a killed process leaves is shown with real processes.)
 
-Seen to fail with `Worker._finish` waiting for what runs before it gives back, with `take_held` in the other order, and with
-release.lua pushing to the other end. `Fetcher.stop` not waiting for a claim that is under way fails in
+Seen to fail with `Worker._finish` waiting for what runs before it gives back, with `take_held` in the other order, and
+with release.lua pushing to the other end. `Fetcher.stop` not waiting for a claim that is under way fails in
 tests/worker/test_worker.py.
 """
 

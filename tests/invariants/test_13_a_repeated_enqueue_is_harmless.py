@@ -1,6 +1,6 @@
 """Invariant 13, a repeated enqueue is harmless: a batch whose reply was lost is sent again and is there once; after
-that `EnqueueUnknown` names the ids; a custom id that is alive gives the existing job's handle; cancelling withdraws what was
-not sent.
+that `EnqueueUnknown` names the ids; a custom id that is alive gives the existing job's handle; cancelling withdraws
+what was not sent.
 
 Seen to fail with enqueue.lua without its `sent` record (doubled), without its SADD's answer (a custom id runs twice),
 without its DEL of what the id's earlier job left, and with `Producer` taking a new number for the second sending.

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rqueue.policy.redelivery import is_suspect, redeliver
+from rqueue.policy.redelivery import charged, is_suspect, redeliver
 from rqueue.wire.message import Header, Message
 
 BODY = b'{"task": "t", "new": 1.0}'
@@ -48,3 +48,16 @@ def test_what_goes_on_can_be_read_by_the_next_worker(losses: int, started: bool)
 @pytest.mark.parametrize(("losses", "suspect"), [(0, False), (1, False), (2, True), (3, True)])
 def test_from_the_second_loss_on_it_runs_alone(losses: int, suspect: bool):
     assert is_suspect(losses) is suspect
+
+
+@pytest.mark.parametrize(
+    ("running", "expected"),
+    [
+        ({}, set()),
+        ({"a": 0, "b": 0}, {"a", "b"}),
+        ({"a": 0, "b": 1}, {"b"}),
+        ({"a": 0, "b": 1, "c": 2}, {"b", "c"}),
+    ],
+)
+def test_the_first_loss_charges_all_that_ran_and_a_later_one_only_those_that_were_charged_before(running, expected):
+    assert charged(running) == expected
