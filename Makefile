@@ -11,7 +11,7 @@ PYTHONS := python3.14 python3.13 python3.12 python3.11 python3
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(READY) ## run 2,000 jobs on real workers, kill one half-way, lose nothing
+demo: $(READY) ## run 2,000 jobs on four worker processes, kill one half-way, lose nothing
 	@$(BIN)/rqueue demo
 
 # Most tests wait for a server, a process or a lease: more at once than there are cores.

@@ -4,6 +4,7 @@ from rqueue.app import RQueue
 from rqueue.client.client import current_request
 from rqueue.client.context import Context, Request
 from rqueue.client.job import Job, JobInfo, SyncJob
+from rqueue.client.resources import Depends
 from rqueue.client.task import Signature, Task
 from rqueue.config import Queue
 from rqueue.errors import (
@@ -27,6 +28,7 @@ from rqueue.errors import (
     Retry,
     RQueueError,
     SoftTimeLimitExceeded,
+    StartupFailed,
     TimeLimitExceeded,
     UnknownTask,
     WaitTimeout,
@@ -42,6 +44,7 @@ __all__ = [
     "BrokerUnavailable",
     "ConfigError",
     "Context",
+    "Depends",
     "EnqueueManyFailed",
     "EnqueueUnknown",
     "Job",
@@ -64,6 +67,7 @@ __all__ = [
     "Retry",
     "Signature",
     "SoftTimeLimitExceeded",
+    "StartupFailed",
     "State",
     "SyncJob",
     "Task",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -33,6 +34,8 @@ class RQueue(Client):
         dead_ttl: seconds a dead letter is kept.
         enqueue_timeout: seconds that ``enqueue`` tries to reach Redis; at most 60.
         eager: run each job where it is enqueued, through the same encoding; for tests.
+        lifespan: a function of the app that gives an async context manager, or an async generator function: entered
+            as a worker starts, before it takes a job, and left after its last one.
 
     Raises:
         ConfigError: an option is wrong.
@@ -51,6 +54,7 @@ class RQueue(Client):
         dead_ttl: Seconds = _LIMITS.dead_ttl_s,
         enqueue_timeout: Seconds = _LIMITS.enqueue_timeout_s,
         eager: bool = False,
+        lifespan: Callable[[RQueue], AbstractAsyncContextManager[object] | AsyncIterator[object]] | None = None,
     ) -> None:
         limits = Limits(
             max_message_bytes=max_message_bytes,
@@ -69,6 +73,9 @@ class RQueue(Client):
             named[queue.name] = queue
         pairs = tuple((pattern, check_queue_name(queue)) for pattern, queue in (routes or {}).items())
         super().__init__(Endpoint(url), AppConfig(namespace, named, pairs, limits))
+        if lifespan is not None and not callable(lifespan):
+            raise ConfigError(f"lifespan {lifespan!r}: a function of the app that gives an async context manager")
+        self.lifespan = lifespan
         if eager:
             from rqueue.worker.eager import EagerRunner
 

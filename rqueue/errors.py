@@ -163,13 +163,23 @@ class WorkerLost(RQueueError):
 class SoftTimeLimitExceeded(RQueueError):
     """Raised inside a task that ran for longer than its ``soft_time_limit``, so that it can clean up and end."""
 
+    def __init__(self, text: str = "the job has run for longer than its soft_time_limit") -> None:
+        super().__init__(text)
+
 
 class TimeLimitExceeded(RQueueError):
     """The job ran for longer than its ``time_limit``, and was ended."""
 
+    def __init__(self, text: str = "the job has run for longer than its time_limit") -> None:
+        super().__init__(text)
+
 
 class UnknownTask(RQueueError):
     """No worker that met the job knows its task."""
+
+
+class StartupFailed(RQueueError):
+    """The app's lifespan, a startup hook or a resource raised while it was opened; ``__cause__`` is that error."""
 
 
 # Signals: raised by a task to steer, not to fail

@@ -12,10 +12,10 @@ import orjson
 LOGGER: Final = logging.getLogger("rqueue")
 
 
-def event(level: int, text: str, /, **fields: Any) -> None:
-    """Log an event with its fields; costs next to nothing when the level is off."""
+def event(level: int, text: str, /, *, exc_info: BaseException | None = None, **fields: Any) -> None:
+    """Log an event with its fields, and an error's traceback; costs next to nothing when the level is off."""
     if LOGGER.isEnabledFor(level):
-        LOGGER.log(level, text, extra={"rqueue": fields})
+        LOGGER.log(level, text, exc_info=exc_info, extra={"rqueue": fields})
 
 
 class TextFormatter(logging.Formatter):

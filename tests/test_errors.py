@@ -23,6 +23,8 @@ from rqueue.errors import (
     Retry,
     RQueueError,
     Signal,
+    SoftTimeLimitExceeded,
+    TimeLimitExceeded,
 )
 
 ALL = [
@@ -41,6 +43,8 @@ EXAMPLES = [
     EnqueueManyFailed(["a handle", None], [None, BrokerError("WRONGTYPE")]),
     Retry(5.0, exc=OSError("refused"), max_retries=None),
     Retry(),
+    SoftTimeLimitExceeded(),
+    TimeLimitExceeded("the job has run for longer than its time_limit of 3 s"),
     *(each("text") for each in ALL if "__init__" not in vars(each) and not issubclass(each, JobError | Signal)),
 ]
 

@@ -37,10 +37,13 @@ LAZY_IMPORTS = {
     ("rqueue.cli", "rqueue.embedded"): "only the demo needs a server of its own",
     ("rqueue.cli", "uvloop"): "is not there on Windows",
     ("rqueue.worker", "uvloop"): "is not there on Windows",
+    ("rqueue.worker.life", "resource"): "is not there on Windows, and not needed where there is /proc",
 }
 
 # Functions that may be longer than FUNCTION_LINES: "rqueue.module.function" -> why.
-LONG_FUNCTIONS: dict[str, str] = {}
+LONG_FUNCTIONS: dict[str, str] = {
+    "rqueue.cli.worker.worker": "each option of the command is a parameter, on a line of its own",
+}
 
 
 @dataclass(frozen=True)

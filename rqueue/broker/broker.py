@@ -297,7 +297,9 @@ class Broker:
 
     # Settling
 
-    async def ack(self, keys: QueueKeys, worker: str, lane: int, number: int, jobs: Sequence[Done]) -> bytes | None:
+    async def ack(
+        self, keys: QueueKeys, worker: str, lane: int | str, number: int, jobs: Sequence[Done]
+    ) -> bytes | None:
         """Settle a batch of finished jobs; None when not registered. See ``ack.lua`` for the reply.
 
         Sent again under its lane and number it changes nothing and gives the first answer.
@@ -354,7 +356,7 @@ class Broker:
         self,
         keys: QueueKeys,
         worker: str,
-        lane: int,
+        lane: int | str,
         number: int,
         raw: bytes,
         job_id: str,
@@ -608,6 +610,28 @@ class Broker:
         return [
             (name, (float(end) - now) / 1000, card) for name, end, card in zip(names, flat[1::2], cards, strict=True)
         ]
+
+    async def scheduled(self, keys: QueueKeys, limit: int) -> list[tuple[str, int]]:
+        """The queue's next scheduled jobs: id, and when it is due in ms since the epoch."""
+        flat = await self._link.call(b"ZRANGE", keys.scheduled, 0, limit - 1, b"WITHSCORES")
+        return [(name.decode(), int(float(due))) for name, due in zip(flat[::2], flat[1::2], strict=True)]
+
+    async def publish(self, channel: bytes, data: bytes) -> int:
+        """Say something on a channel; how many heard it."""
+        return int(await self._link.call(b"PUBLISH", channel, data))
+
+    async def server_version(self) -> str:
+        """Which server it is, for a bug report."""
+        try:
+            info = bytes(await self._link.call(b"INFO", b"server")).decode()
+        except BrokerUnavailable:
+            raise
+        except BrokerError as exc:
+            return f"it does not say ({exc})"
+        found = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+        if "valkey_version" in found:
+            return f"Valkey {found['valkey_version']}"
+        return f"Redis {found.get('redis_version', '?')}"
 
     async def eviction_policy(self) -> str | None:
         """Redis's ``maxmemory-policy``, or None where it does not say."""

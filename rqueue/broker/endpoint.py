@@ -53,6 +53,7 @@ class Endpoint:
             raise ConfigError(
                 f"url {redacted(url)!r}: needs one of redis://, rediss://, unix://, valkey://, valkeys://, memory://"
             )
+        self.url = url
         self.shown = redacted(url)
         self.is_memory = scheme == "memory"
         url = _SCHEMES[scheme] + url[len(scheme) :]

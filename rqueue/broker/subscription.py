@@ -14,6 +14,7 @@ from rqueue.log import event
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
+_FORBIDDEN_PAUSE_S = 60.0  # an ACL without the channel: whoever mends it does not do so every two seconds
 
 
 class Subscription:
@@ -23,6 +24,9 @@ class Subscription:
         connect: makes a new, unconnected connection.
         on_message: called with each channel and payload.
         on_listening: called with channels from which on nothing is missed; after a break, with all of them.
+        name: what is listened for, for the log.
+        ping_s: after so many silent seconds the server is asked whether it is still there, and has as many to answer:
+            for those who would not miss what they do not hear. None: never.
     """
 
     def __init__(
@@ -30,10 +34,13 @@ class Subscription:
         connect: Callable[[], AbstractConnection],
         on_message: Callable[[bytes, bytes], None],
         on_listening: Callable[[list[bytes]], None],
+        name: str = "results",
+        ping_s: float | None = None,
     ) -> None:
         self._new_connection = connect
         self._on_message = on_message
         self._on_listening = on_listening
+        self._name, self._ping_s = name, ping_s
         self._wanted: set[bytes] = set()
         self._changed: dict[bytes, bool] = {}
         self._has_changed = asyncio.Event()
@@ -71,7 +78,9 @@ class Subscription:
                 await self._read(connection)
             except (redis.exceptions.RedisError, OSError) as exc:
                 pause = _FIRST_PAUSE_S if self._is_heard else min(2 * pause, _LONGEST_PAUSE_S)
-                event(logging.WARNING, "listening for results waits for redis", error=str(exc))
+                if isinstance(exc, redis.exceptions.NoPermissionError):
+                    pause = _FORBIDDEN_PAUSE_S
+                event(logging.WARNING, f"listening for {self._name} waits for redis", error=str(exc))
                 await asyncio.sleep(pause)
             finally:
                 if writer is not None:
@@ -96,8 +105,19 @@ class Subscription:
 
     async def _read(self, connection: AbstractConnection) -> None:
         listening: list[bytes] = []
+        is_asked = False
         while True:
-            kind, channel, payload = await connection.read_response()
+            response = await connection.read_response(timeout=self._ping_s)
+            if response is None:
+                if is_asked:
+                    raise redis.exceptions.ConnectionError("no reply to a ping")
+                is_asked = True
+                await connection.send_packed_command([pack((b"PING",))], check_health=False)
+                continue
+            is_asked = False
+            if len(response) != 3:  # a pong
+                continue
+            kind, channel, payload = response
             if kind == b"message":
                 self._on_message(channel, payload)
             elif kind == b"subscribe":

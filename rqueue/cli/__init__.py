@@ -1,5 +1,4 @@
-"""The command line: operators and shell scripts use rqueue without writing code."""
+"""The command line: operators and shell scripts use rqueue without writing code.
 
-from rqueue.cli.program import main
-
-__all__ = ["main"]
+Nothing is imported here: a worker process needs a part of it, and starts often.
+"""

@@ -16,7 +16,7 @@ import typer
 
 from rqueue.app import RQueue
 from rqueue.cli import options
-from rqueue.cli.demo_fleet import CONCURRENCY, LEASE_S, Fleet
+from rqueue.cli.demo_fleet import CONCURRENCY, PROCESSES, Fleet
 from rqueue.cli.demo_oracle import Oracle
 from rqueue.cli.demo_progress import DemoProgress
 from rqueue.cli.demo_report import COLUMNS, Kill, Report, Sent
@@ -27,14 +27,13 @@ from rqueue.client.admin import Admin
 from rqueue.client.registry import default_name
 from rqueue.errors import ConfigError, RQueueError
 
-WORKERS: Final = 2
 WORK_S: Final = 3.0
 """What the workers would need for all jobs without the kill, however many there are: long enough to be killed in."""
 
 _POLL_S: Final = 0.02
 _START_S: Final = 30.0
-_STALL_S: Final = 20.0
-"""Nothing has ended for so long: what is missing is lost. Many times what the recovery takes."""
+_STALL_S: Final = 40.0
+"""Nothing has ended for so long: what is missing is lost. Longer than a reaper takes, if the supervisor does not."""
 
 _AT_ONCE: Final = 200
 
@@ -50,7 +49,7 @@ class DemoFailed(RQueueError):
 
 
 def demo(jobs: Jobs = 2000, url: Url = None, json: options.Json = False) -> None:
-    """Run jobs on real workers, kill one half-way with SIGKILL, and show that nothing is lost.
+    """Run jobs on real worker processes, kill one half-way with SIGKILL, and show that nothing is lost.
 
     It exits with 1 when a job is lost. On a Redis given by --url its keys begin with rqueue-demo.
     """
@@ -79,7 +78,7 @@ class Scene:
 
     Attributes:
         app: the app.
-        fleet: its workers.
+        fleet: its worker processes.
         oracle: what its jobs noted.
         progress: where to show what happens.
         jobs: how many jobs to enqueue.
@@ -100,14 +99,12 @@ class Scene:
         await self.app.open()
         await self._clear()
         self.progress.say(f"server: {server}")
-        for _ in range(WORKERS):
-            self.fleet.start()
         await self._until_working()
-        self.progress.say(f"{WORKERS} workers: {', '.join(map(str, self.fleet.pids))}")
         try:
             sent = await self._enqueue()
             kill = await self._watch(sent)
             await self._until_quiet()
+            await self._until_working()  # with another process in the killed one's place
         finally:
             await self._purge()
         self.oracle.read()
@@ -124,17 +121,22 @@ class Scene:
             await Admin(self.app).purge(queue.name)
 
     async def _until_working(self) -> None:
+        """Wait until as many processes work as there should be."""
         deadline = time.monotonic() + _START_S
-        while not set(self.fleet.pids) <= {worker.pid for worker in await Admin(self.app).workers()}:
+        pids: list[int] = []
+        while len(pids) < PROCESSES:
+            await asyncio.sleep(_POLL_S)
             self.fleet.check()
             if time.monotonic() > deadline:
-                raise DemoFailed(f"the workers did not start within {_START_S:g} s")
-            await asyncio.sleep(_POLL_S)
+                raise DemoFailed(f"{len(pids)} of {PROCESSES} worker processes were there after {_START_S:g} s")
+            registered = [worker.pid for worker in await Admin(self.app).workers()]
+            pids = [pid for pid in registered if pid is not None and not self.fleet.is_gone(pid)]
+        self.progress.say(f"{PROCESSES} worker processes: {', '.join(map(str, pids))}")
 
     async def _enqueue(self) -> list[Sent]:
         """Enqueue all jobs in turn over the queues, coroutines and plain functions."""
         kinds = [self.app.tasks.find(default_name(function)) for function in (wait_in_coroutine, wait_in_thread)]
-        average_s = WORK_S * WORKERS * CONCURRENCY / self.jobs
+        average_s = WORK_S * min(PROCESSES * CONCURRENCY, self.jobs) / self.jobs
         sent: list[Sent] = []
         for first in range(0, self.jobs, _AT_ONCE):
             calls = []
@@ -150,7 +152,7 @@ class Scene:
         return sent
 
     async def _watch(self, sent: list[Sent]) -> Kill:
-        """Follow the jobs to their end, and kill a worker half-way."""
+        """Follow the jobs to their end, and kill a process half-way."""
         kill: Kill | None = None
         done, moved_s = 0, time.monotonic()
         while done < len(sent) and time.monotonic() - moved_s < _STALL_S:
@@ -161,24 +163,25 @@ class Scene:
             if done > before:
                 moved_s = time.monotonic()
                 self.progress.done(done)
-            if kill is None and 2 * done >= len(sent) and (kill := self._try_to_kill()) is not None:
-                self.progress.say(f"worker {kill.pid} killed with SIGKILL while it ran {len(kill.running)} jobs")
-                self.progress.say(f"worker {self.fleet.start()} started in its place; lease {LEASE_S:g} s")
+            if kill is None and 2 * done >= len(sent) and (kill := await self._try_to_kill()) is not None:
+                self.progress.say(f"process {kill.pid} killed with SIGKILL while it ran {len(kill.running)} jobs")
         if kill is None:
-            raise DemoFailed("all jobs were done before a worker could be killed: try more --jobs")
+            raise DemoFailed("all jobs were done before a process could be killed: try more --jobs")
         return kill
 
-    def _try_to_kill(self) -> Kill | None:
-        """Kill the busiest worker, if it does run jobs: it is frozen first, so that what it runs is known."""
-        pid = max(self.fleet.pids, key=lambda each: len(self.oracle.running(each)))
-        self.fleet.freeze(pid)
+    async def _try_to_kill(self) -> Kill | None:
+        """Kill the busiest process; None when nothing ran there, so that nothing was shown."""
+        pid = self.oracle.busiest()
+        if pid is None:
+            return None
+        moment = time.time()
+        self.fleet.kill(pid)
+        while not self.fleet.is_gone(pid):  # until then it may write one more line
+            self.fleet.check()
+            await asyncio.sleep(_POLL_S)
         self.oracle.read()
         running = self.oracle.running(pid)
-        if not running:
-            self.fleet.thaw(pid)
-            return None
-        self.fleet.kill(pid)
-        return Kill(pid, time.time(), tuple(running))
+        return Kill(pid, moment, tuple(running)) if running else None
 
     async def _until_quiet(self) -> None:
         """Wait until Redis holds no job any more: one whose end was noted and not acknowledged runs again."""
@@ -203,7 +206,7 @@ def _show(report: Report) -> None:
     typer.echo(f"server: {report.server}")
     typer.echo(f"throughput: {report.jobs_per_s:,.0f} jobs/s over {report.seconds:.1f} s, the recovery included")
     back = "not all of them came back" if report.recovered_s is None else f"done again {report.recovered_s:.1f} s later"
-    typer.echo(f"killed: worker {report.killed_pid} while it ran {report.killed_running} jobs; {back}")
+    typer.echo(f"killed: process {report.killed_pid} while it ran {report.killed_running} jobs; {back}")
     total = report.total
     typer.echo(f"done {total.done}, redelivered {total.redelivered}, lost {total.lost}")
 

@@ -1,4 +1,4 @@
-"""The demo's worker processes: it starts real ones, kills one, and leaves none behind."""
+"""The demo's ``rqueue worker``: a real one with its worker processes, none of which is left behind."""
 
 from __future__ import annotations
 
@@ -15,35 +15,48 @@ import rqueue
 from rqueue.cli.demo_oracle import LOG_VARIABLE
 from rqueue.errors import RQueueError
 
+PROCESSES: Final = 4
 CONCURRENCY: Final = 8
-LEASE_S: Final = 3.0
-"""Short, so that the jobs of a killed worker are seen to come back; with the default they take up to 25 s."""
+
+_GRACE_S: Final = 1.0
+"""What running jobs are given when the demo is interrupted: nobody waits for their results."""
 
 _STOP_S: Final = 10.0
+_KILL_S: Final = 5.0
 _TAIL_LINES: Final = 5
 
 
 class WorkerDied(RQueueError):
-    """A worker process ended that nobody had ended; the text shows its last words."""
+    """The workers ended, and nobody had ended them; the text shows their last words."""
 
 
 class Fleet:
-    """Worker processes, in sessions of their own: a Ctrl-C reaches the demo, and the demo ends them.
+    """One ``rqueue worker``, in a session of its own: a Ctrl-C reaches the demo, and the demo ends it.
 
     Args:
         url: where Redis is.
-        directory: for their logs, and where they run.
+        directory: for its log, and where it runs.
         oracle: the file in which jobs note what they do.
     """
 
     def __init__(self, url: str, directory: Path, oracle: Path) -> None:
-        self._directory = directory
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RQUEUE_")}
         source = str(Path(rqueue.__file__).parent.parent)
         path = os.pathsep.join(filter(None, (source, kept.get("PYTHONPATH"))))
-        self._environment = {**kept, "PYTHONPATH": path, "RQUEUE_URL": url, LOG_VARIABLE: str(oracle)}
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        self._logs: dict[int, Path] = {}
+        command = [sys.executable, "-m", "rqueue", "worker", "-A", "rqueue.cli.demo_tasks:app"]
+        command += ["--processes", str(PROCESSES), "-c", str(CONCURRENCY)]
+        command += ["--shutdown-timeout", str(_GRACE_S), "--loglevel", "warning"]
+        self._log = directory / "worker.log"
+        with self._log.open("wb") as log:
+            self._supervisor = subprocess.Popen(
+                command,
+                cwd=directory,
+                env={**kept, "PYTHONPATH": path, "RQUEUE_URL": url, LOG_VARIABLE: str(oracle)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -53,67 +66,37 @@ class Fleet:
     ) -> None:
         self.stop()
 
-    @property
-    def pids(self) -> list[int]:
-        """The processes that are to be alive."""
-        return list(self._processes)
-
-    def start(self) -> int:
-        """Start a worker; its process id."""
-        command = [sys.executable, "-m", "rqueue", "worker", "-A", "rqueue.cli.demo_tasks:app"]
-        command += ["-c", str(CONCURRENCY), "--lease", str(LEASE_S), "--loglevel", "warning"]
-        with (self._directory / f"worker-{len(self._logs)}.log").open("wb") as log:
-            process = subprocess.Popen(
-                command,
-                cwd=self._directory,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self._processes[process.pid] = process
-        self._logs[process.pid] = Path(log.name)
-        return process.pid
-
     def check(self) -> None:
-        """See that all are alive.
+        """See that the supervisor lives.
 
         Raises:
-            WorkerDied: one is not.
+            WorkerDied: it does not.
         """
-        for pid, process in self._processes.items():
-            if process.poll() is not None:
-                lines = self._logs[pid].read_text(errors="replace").splitlines()[-_TAIL_LINES:]
-                raise WorkerDied("\n".join([f"worker {pid} ended with code {process.returncode}:", *lines]))
-
-    def freeze(self, pid: int) -> None:
-        """Stop a process in its tracks; returns when it does not move any more."""
-        os.kill(pid, signal.SIGSTOP)
-        os.waitpid(pid, os.WUNTRACED)
-
-    def thaw(self, pid: int) -> None:
-        """Let it go on."""
-        os.kill(pid, signal.SIGCONT)
+        if (code := self._supervisor.poll()) is not None:
+            lines = self._log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
+            raise WorkerDied("\n".join([f"rqueue worker ended with code {code}:", *lines]))
 
     def kill(self, pid: int) -> None:
-        """End a process with SIGKILL: it has no chance to give anything back."""
-        process = self._processes.pop(pid)
-        process.kill()
-        process.wait()
+        """End one of the processes with SIGKILL: it has no chance to give anything back."""
+        os.kill(pid, signal.SIGKILL)
+
+    def is_gone(self, pid: int) -> bool:
+        """True when the supervisor has seen the end of that process: it does nothing any more."""
+        try:
+            os.kill(pid, 0)
+        except (ProcessLookupError, PermissionError):  # or it is somebody else's, under the same number
+            return True
+        return False
 
     def stop(self) -> None:
-        """End all; those that do not end by themselves are killed."""
-        processes = list(self._processes.values())
-        self._processes.clear()
+        """End it with its processes; what does not end by itself is killed."""
         try:
-            for process in processes:
-                process.terminate()
-                process.send_signal(signal.SIGCONT)  # it may be frozen
-            for process in processes:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(_STOP_S)
+            self._supervisor.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._supervisor.wait(_STOP_S)
         finally:  # also when a second Ctrl-C ends the wait
-            for process in processes:
-                process.kill()
-                process.wait()
+            self._supervisor.send_signal(signal.SIGQUIT)  # after a SIGTERM it waits for nothing: it kills its processes
+            with suppress(subprocess.TimeoutExpired):
+                self._supervisor.wait(_KILL_S)
+            self._supervisor.kill()
+            self._supervisor.wait()

@@ -63,6 +63,11 @@ class Oracle:
         """The jobs that a process has started and not ended."""
         return list((+self._running[pid]).elements())
 
+    def busiest(self) -> int | None:
+        """The process that runs most jobs, None when nothing runs."""
+        pid = max(self._running, key=lambda each: len(self.running(each)), default=None)
+        return pid if pid is not None and self.running(pid) else None
+
     def _take(self, kind: str, job_id: str, pid: int, moment: float) -> None:
         if kind == "start":
             self.starts[job_id] += 1

@@ -22,7 +22,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """The worker that was killed.
+    """The worker process that was killed.
 
     Attributes:
         pid: its process id.
@@ -69,7 +69,7 @@ class Report:
         total: all of them.
         seconds: from the first enqueue to the last end.
         jobs_per_s: over all of that time.
-        killed_pid: the worker that was killed.
+        killed_pid: the worker process that was killed.
         killed_running: how many jobs it ran then.
         recovered_s: how long after that the last of these was done; None when one is lost.
     """
@@ -107,7 +107,7 @@ class Report:
 
     @property
     def has_passed(self) -> bool:
-        """True when nothing is lost, although a worker was killed while it ran jobs."""
+        """True when nothing is lost, although a process was killed while it ran jobs."""
         return self.total.lost == 0 and self.killed_running > 0
 
     def document(self) -> dict[str, Any]:

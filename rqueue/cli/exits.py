@@ -33,7 +33,8 @@ class Code(IntEnum):
 
 MEANINGS: Final = (
     "Exit codes: 0 success, 1 the job failed (or the answer was no), 2 wrong usage or configuration, "
-    "3 Redis cannot be reached or refuses, 4 not found, 5 the job has not ended (in time)."
+    "3 Redis cannot be reached or refuses, 4 not found, 5 the job has not ended (in time), or a worker has not "
+    "answered."
 )
 """For the help of every command."""
 

@@ -9,7 +9,12 @@ from typer.core import TyperGroup
 
 from rqueue import __version__
 from rqueue.cli import dead, demo, jobs, queues
+from rqueue.cli.control import control
 from rqueue.cli.exits import MEANINGS, code_of, fail
+from rqueue.cli.health import health
+from rqueue.cli.inspect import inspect
+from rqueue.cli.status import status
+from rqueue.cli.top import top
 from rqueue.cli.worker import worker
 from rqueue.errors import RQueueError
 
@@ -51,7 +56,18 @@ def _options(
     pass
 
 
-for _command in (worker, jobs.enqueue, jobs.result, queues.queues, queues.workers):
+for _command in (
+    worker,
+    jobs.enqueue,
+    jobs.result,
+    queues.queues,
+    queues.workers,
+    status,
+    top,
+    inspect,
+    control,
+    health,
+):
     program.command(epilog=MEANINGS)(_command)
 program.add_typer(dead.commands, name="dead")
 program.command(epilog=MEANINGS)(queues.purge)

@@ -1,25 +1,31 @@
-"""``rqueue worker``: one worker process for an app."""
+"""``rqueue worker``: a supervisor with its worker processes, or one worker alone (``--pool solo``)."""
 
 from __future__ import annotations
 
-import logging
+import os
+import re
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 from typing import Annotated, Final
 
 import typer
 
+from rqueue.broker.endpoint import Endpoint
 from rqueue.cli import options
 from rqueue.cli.logs import LogFormat, LogLevel, configure
 from rqueue.cli.lookup import find_app
 from rqueue.cli.process import WorkerProcess
-from rqueue.config import WorkerConfig
+from rqueue.config import POOLS, WorkerConfig
 from rqueue.errors import ConfigError
-from rqueue.log import event
+from rqueue.supervisor.settings import FleetSettings, ProcessSettings
+from rqueue.supervisor.supervisor import Supervisor
+from rqueue.wire.keys import Keys
+from rqueue.worker.worker import Worker
 
 _DEFAULTS: Final = WorkerConfig()
 _GREEN: Final = ("gevent", "eventlet")
-_LATER: Final = ("threads", "prefork", "processes", "solo", "custom")
+_CONCURRENCY: Final = {"async": 100, "threads": 10, "prefork": os.cpu_count() or 1, "solo": 1}
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG])(i?)B", re.IGNORECASE)
 
 
 def check_pool(name: str) -> str:
@@ -28,28 +34,65 @@ def check_pool(name: str) -> str:
     Raises:
         typer.BadParameter: it is not there; the text says what to use.
     """
-    if name == "async":
+    if name in POOLS:
         return name
+    if name == "processes":  # Celery's other name for it
+        return "prefork"
     if name in _GREEN:
         raise typer.BadParameter(
             f"{name} is not needed: in the pool 'async' coroutines share one event loop, plain functions have threads."
         )
-    if name in _LATER:
-        raise typer.BadParameter(f"{name} is not available in this version; use 'async'.")
-    raise typer.BadParameter(f"{name!r} is not a pool; use 'async'.")
+    raise typer.BadParameter(f"{name!r} is not a pool; use one of {', '.join(POOLS)}.")
+
+
+def parse_size(text: str | None) -> int | None:
+    """``200MB`` as bytes; MB are decimal, MiB binary.
+
+    Raises:
+        typer.BadParameter: it is no size.
+    """
+    if text is None:
+        return None
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise typer.BadParameter(f"{text!r}: a size with its unit, as 200MB or 1.5GB.")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** " KMG".index(found[2].upper()))
+
+
+def parse_autoscale(text: str | None) -> tuple[int, int] | None:
+    """``8,2`` as most and fewest.
+
+    Raises:
+        typer.BadParameter: it is no such pair.
+    """
+    if text is None:
+        return None
+    try:
+        most, fewest = (int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r}: the most and the fewest, as 8,2.") from None
+    return most, fewest
 
 
 Queues = Annotated[
     str | None,
     typer.Option("-Q", "--queues", envvar="RQUEUE_QUEUES", help="Queues to serve, by commas. Default: the app's."),
 ]
-Concurrency = Annotated[int, typer.Option("-c", "--concurrency", envvar="RQUEUE_CONCURRENCY", help="Jobs at once.")]
+Concurrency = Annotated[
+    int | None,
+    typer.Option(
+        "-c",
+        "--concurrency",
+        envvar="RQUEUE_CONCURRENCY",
+        help="Jobs at once in each process: 100, with threads 10. With prefork: processes, one for each core.",
+    ),
+]
 Prefetch = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--prefetch-multiplier",
         envvar="RQUEUE_PREFETCH_MULTIPLIER",
-        help="It holds at most this many times the concurrency, running jobs included.",
+        help="It holds at most this many times the concurrency, running jobs included. 4; with prefork and solo 1.",
     ),
 ]
 Lease = Annotated[
@@ -77,7 +120,66 @@ Format = Annotated[
     LogFormat,
     typer.Option("--log-format", envvar="RQUEUE_LOG_FORMAT", case_sensitive=False, help="For people, or for machines."),
 ]
-Pool = Annotated[str, typer.Option("--pool", "-P", envvar="RQUEUE_POOL", callback=check_pool, help="Only 'async'.")]
+Pool = Annotated[
+    str,
+    typer.Option(
+        "--pool", "-P", envvar="RQUEUE_POOL", callback=check_pool, help="Where jobs run: async, threads, prefork, solo."
+    ),
+]
+Processes = Annotated[
+    int | None, typer.Option("--processes", envvar="RQUEUE_PROCESSES", min=1, help="Worker processes. Default: 1.")
+]
+TimeLimit = Annotated[
+    float | None,
+    typer.Option("--time-limit", envvar="RQUEUE_TIME_LIMIT", metavar="SECONDS", help="A job that takes longer ends."),
+]
+SoftTimeLimit = Annotated[
+    float | None,
+    typer.Option(
+        "--soft-time-limit",
+        envvar="RQUEUE_SOFT_TIME_LIMIT",
+        metavar="SECONDS",
+        help="After so long SoftTimeLimitExceeded is raised inside the job.",
+    ),
+]
+MaxTasks = Annotated[
+    int | None,
+    typer.Option(
+        "--max-tasks-per-child",
+        envvar="RQUEUE_MAX_TASKS_PER_CHILD",
+        help="A process starts no more jobs than this; another takes its place in time.",
+    ),
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory-per-child",
+        envvar="RQUEUE_MAX_MEMORY_PER_CHILD",
+        metavar="SIZE",
+        help="A process that is larger (200MB, 1.5GB) starts no job; another takes its place in time.",
+    ),
+]
+AutoscaleOption = Annotated[
+    str | None,
+    typer.Option(
+        "--autoscale",
+        envvar="RQUEUE_AUTOSCALE",
+        metavar="MAX,MIN",
+        help="Jobs at once in each process, or with prefork processes, follow the backlog between the two.",
+    ),
+]
+MaxLoopStall = Annotated[
+    float,
+    typer.Option(
+        "--max-loop-stall",
+        envvar="RQUEUE_MAX_LOOP_STALL",
+        metavar="SECONDS",
+        help="A process whose event loop has not moved for so long is replaced.",
+    ),
+]
+Reload = Annotated[
+    bool, typer.Option("--reload", envvar="RQUEUE_RELOAD", help="Start again when a Python file changes (development).")
+]
 
 
 def worker(
@@ -85,31 +187,82 @@ def worker(
     url: options.Url = None,
     namespace: options.Namespace = None,
     queues: Queues = None,
-    concurrency: Concurrency = _DEFAULTS.concurrency,
-    prefetch_multiplier: Prefetch = _DEFAULTS.prefetch_multiplier,
+    concurrency: Concurrency = None,
+    processes: Processes = None,
+    pool: Pool = "async",
+    autoscale: AutoscaleOption = None,
+    prefetch_multiplier: Prefetch = None,
+    time_limit: TimeLimit = None,
+    soft_time_limit: SoftTimeLimit = None,
+    max_tasks_per_child: MaxTasks = None,
+    max_memory_per_child: MaxMemory = None,
     lease: Lease = _DEFAULTS.lease_s,
     shutdown_timeout: ShutdownTimeout = _DEFAULTS.shutdown_timeout_s,
+    max_loop_stall: MaxLoopStall = _DEFAULTS.max_loop_stall_s,
+    reload: Reload = False,
     loglevel: Level = LogLevel.INFO,
     log_format: Format = LogFormat.TEXT,
-    pool: Pool = "async",  # noqa: ARG001 (checked by its callback; there is only one)
 ) -> None:
-    """Run a worker for an app, until SIGTERM or SIGINT."""
-    served = find_app(app, url, namespace)
+    """Run workers for an app, until SIGTERM or SIGINT."""
+    is_one_each = pool in ("prefork", "solo")
+    wanted, scale = concurrency if concurrency is not None else _CONCURRENCY[pool], parse_autoscale(autoscale)
+    usual_prefetch = 1 if is_one_each else _DEFAULTS.prefetch_multiplier
+    given = {
+        "queues": queue_names(queues),
+        "pool": pool,
+        "concurrency": 1 if is_one_each else scale[1] if scale else wanted,
+        "autoscale": None if is_one_each else scale,
+        "prefetch_multiplier": usual_prefetch if prefetch_multiplier is None else prefetch_multiplier,
+        "time_limit_s": time_limit,
+        "soft_time_limit_s": soft_time_limit,
+        "max_tasks": max_tasks_per_child,
+        "max_memory_bytes": parse_size(max_memory_per_child),
+        "lease_s": lease,
+        "shutdown_timeout_s": shutdown_timeout,
+        "max_loop_stall_s": max_loop_stall,
+    }
+    process = ProcessSettings(app, url, namespace, given, loglevel, log_format)
+    is_prefork = pool == "prefork"
+    fleet = FleetSettings(process, wanted if is_prefork else processes or 1, scale if is_prefork else None, reload)
+    _check(fleet, wanted, scale, processes)
+    if pool == "solo" or os.name != "posix":
+        raise typer.Exit(_alone(process))
+    configure(loglevel, log_format)
+    raise typer.Exit(Supervisor(fleet).run())
+
+
+def _check(fleet: FleetSettings, wanted: int, scale: tuple[int, int] | None, processes: int | None) -> None:
+    """Refuse what can be seen to be wrong before anything is started.
+
+    Raises:
+        ConfigError: it is.
+    """
+    process, pool = fleet.process, fleet.process.worker["pool"]
+    process.config()
+    WorkerConfig(concurrency=wanted, autoscale=scale)  # with prefork they are about processes
+    if process.url is not None:
+        Endpoint(process.url)
+    if process.namespace is not None:
+        Keys(process.namespace)
+    if pool == "prefork" and processes is not None:
+        raise ConfigError(f"processes {processes}: with the pool prefork -c says how many processes there are")
+    if pool == "solo":
+        if (wanted, fleet.processes) != (1, 1):
+            raise ConfigError("the pool solo runs one job at a time in one process: -c and --processes are 1")
+        if scale or fleet.reload or process.worker["max_tasks"] or process.worker["max_memory_bytes"]:
+            raise ConfigError("the pool solo has no child processes: nothing renews, reloads or scales them")
+
+
+def _alone(process: ProcessSettings) -> int:
+    """One worker in this process, without a supervisor; the exit code."""
+    served = find_app(process.app, process.url, process.namespace)
     if served.endpoint.is_memory:
         raise ConfigError(f"{served!r}: memory:// is in one process only; a worker process needs a Redis")
-    make_worker = partial(
-        served.worker,
-        queue_names(queues),
-        concurrency=concurrency,
-        prefetch_multiplier=prefetch_multiplier,
-        lease=lease,
-        shutdown_timeout=shutdown_timeout,
-    )
-    make_worker()  # a wrong option is refused here, before anything is started
-    configure(loglevel, log_format)
-    for name in set(queue_names(queues)) - set(served.config.queues):
-        event(logging.WARNING, "not one of the app's queues", queue=name, queues=",".join(served.config.queues))
-    raise typer.Exit(WorkerProcess(make_worker, served.endpoint.shown).run())
+    config = process.config()
+    if not config.queues:
+        config = replace(config, queues=tuple(served.config.queues))
+    configure(LogLevel(process.loglevel), LogFormat(process.log_format))
+    return WorkerProcess(lambda: Worker(served, config), served.endpoint.shown, config.pool).run()
 
 
 def queue_names(text: str | None) -> Sequence[str]:

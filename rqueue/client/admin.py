@@ -68,6 +68,13 @@ class WorkerStatus:
         concurrency: jobs at once.
         running: jobs that ran.
         held: jobs that were claimed and had not started.
+        state: ``running`` or ``stopping``.
+        serves: the queues that it claims from.
+        done: runs that it has settled since its start, retries included.
+        stalls: how often something has blocked its event loop for over a second.
+        beat_age_s: seconds since that heartbeat.
+        fetched_age_s: seconds since it last got an answer to a fetch, or had no room for more.
+        heartbeat_s, block_s: seconds between two heartbeats, and of its longest wait at the server.
     """
 
     id: str
@@ -78,6 +85,19 @@ class WorkerStatus:
     concurrency: int | None = None
     running: int | None = None
     held: int | None = None
+    state: str | None = None
+    serves: tuple[str, ...] | None = None
+    done: int | None = None
+    stalls: int | None = None
+    beat_age_s: float | None = None
+    fetched_age_s: float | None = None
+    heartbeat_s: float | None = None
+    block_s: float | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Its lease has not run out."""
+        return self.lease_s > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +176,8 @@ class Admin:
         for name, workers in zip(names, found, strict=True):
             for worker, lease_s, card in workers:
                 merged.setdefault(worker, []).append((name, lease_s, card))
-        return [_worker_status(worker, entries) for worker, entries in sorted(merged.items())]
+        now_ms = self._broker.clock.now_ms()
+        return [_worker_status(worker, entries, now_ms) for worker, entries in sorted(merged.items())]
 
     async def purge(self, queue: str) -> int:
         """Throw away the waiting jobs of a queue; how many were. What is scheduled or runs is not touched."""
@@ -297,13 +318,28 @@ def _matches(letter: Letter, task: str | None, reason: str | None) -> bool:
     return task in (None, letter.task) and reason in (None, letter.reason)
 
 
-def _worker_status(worker: str, entries: Sequence[tuple[str, float, bytes | None]]) -> WorkerStatus:
+def _worker_status(worker: str, entries: Sequence[tuple[str, float, bytes | None]], now_ms: int) -> WorkerStatus:
     """One worker from its entries in all its queues: (queue, seconds left of the lease, what it said of itself)."""
     card = next((card for _, _, card in entries if card is not None), b"{}")
     try:
-        said: dict[str, Any] = orjson.loads(card)
-        known = {name: said.get(name) for name in ("host", "pid", "concurrency", "running", "held")}
-    except (ValueError, AttributeError):
-        known = {}
+        said: Any = orjson.loads(card)
+    except ValueError:
+        said = None
+    told = said if isinstance(said, dict) else {}
+    known: dict[str, Any] = {name: _of(str, told.get(name)) for name in ("host", "state")}
+    for name in ("pid", "concurrency", "running", "held", "done", "stalls"):
+        known[name] = _of(int, told.get(name))
+    for name, key in (("beat_age_s", "beat"), ("fetched_age_s", "fetched")):
+        moment = _of(int, told.get(key))
+        known[name] = None if moment is None else max(0.0, (now_ms - moment) / 1000)
+    for name, key in (("heartbeat_s", "heartbeat"), ("block_s", "block")):
+        known[name] = _of((int, float), told.get(key))
+    if isinstance(told.get("queues"), list):
+        known["serves"] = tuple(map(str, told["queues"]))
     queues = tuple(sorted(name for name, _, _ in entries))
     return WorkerStatus(worker, queues, min(lease_s for _, lease_s, _ in entries), **known)
+
+
+def _of(kind: type[Any] | tuple[type[Any], ...], value: Any) -> Any:
+    """The value if it is of that kind: a card may be anybody's."""
+    return value if isinstance(value, kind) and not isinstance(value, bool) else None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from rqueue.broker.broker import Enqueued, Known
@@ -13,9 +14,10 @@ from rqueue.broker.endpoint import Endpoint
 from rqueue.client.context import CURRENT, Request
 from rqueue.client.job import Job, JobInfo, SyncJob
 from rqueue.client.listener import is_abandoned
-from rqueue.client.options import INHERIT, TaskKwargs, TaskOptions
+from rqueue.client.options import INHERIT, TaskKwargs, TaskOptions, optional_seconds
 from rqueue.client.portal import Portal, refuse_running_loop
 from rqueue.client.registry import Registry, default_name
+from rqueue.client.resources import ACTIVE, Provider, Resources, check_hook
 from rqueue.client.session import Session
 from rqueue.client.task import BoundDecorator, Decorator, Signature, Task
 from rqueue.config import AppConfig
@@ -36,6 +38,7 @@ from rqueue.wire.record import decode_record
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Hook = TypeVar("Hook", bound=Callable[[], object])
 
 Runner = Callable[[QueueKeys, Sequence[Enqueued]], Awaitable[list[bool]]]
 
@@ -49,6 +52,9 @@ class Client:
         keys: the namespace's keys.
         tasks: the registered tasks.
         eager: when set, it runs jobs in place of enqueueing them.
+        lifespan: entered as a worker starts, and left as it ends.
+        startup_hooks, shutdown_hooks: the same as functions.
+        dependency_overrides: provider -> the one that takes its place; for tests.
     """
 
     def __init__(self, endpoint: Endpoint, config: AppConfig) -> None:
@@ -57,6 +63,11 @@ class Client:
         self.keys = Keys(config.namespace)
         self.tasks = Registry()
         self.eager: Runner | None = None
+        self.lifespan: Callable[[Any], Any] | None = None
+        self.startup_hooks: list[Callable[[], object]] = []
+        self.shutdown_hooks: list[Callable[[], object]] = []
+        self.dependency_overrides: dict[Provider, Provider] = {}
+        self._resources: dict[asyncio.AbstractEventLoop, Resources] = {}
         self._sessions: dict[asyncio.AbstractEventLoop, Session] = {}
         self._portal: Portal | None = None
         self._portal_lock = threading.Lock()
@@ -95,6 +106,79 @@ class Client:
             return task
 
         return register(*function) if function else register
+
+    # A worker's life
+
+    def on_startup(self, hook: Hook) -> Hook:
+        """Run a function once in each worker process before it takes a job, as ``@app.on_startup``.
+
+        Args:
+            hook: a function without arguments, a coroutine function or a plain one; it runs on the event loop. Hooks
+                run in their order. One that raises keeps the worker from starting.
+
+        Raises:
+            ConfigError: it takes arguments.
+        """
+        check_hook(hook)
+        self.startup_hooks.append(hook)
+        return hook
+
+    def on_shutdown(self, hook: Hook) -> Hook:
+        """Run a function once in each worker process after its last job, as ``@app.on_shutdown``.
+
+        Args:
+            hook: as for :meth:`on_startup`. Hooks run in reverse order, once the startup hooks had all run; what one
+                raises is logged.
+
+        Raises:
+            ConfigError: it takes arguments.
+        """
+        check_hook(hook)
+        self.shutdown_hooks.append(hook)
+        return hook
+
+    @asynccontextmanager
+    async def resources(self) -> AsyncIterator[None]:
+        """Open what the tasks need by ``Depends``, in the running loop: in the block tasks can be called directly.
+
+        Blocks in one loop share what is open, and the last one closes it.
+
+        Raises:
+            StartupFailed: a resource could not be opened.
+            ConfigError: resources need each other in a circle.
+        """
+        loop = asyncio.get_running_loop()
+        resources = self.active_resources()
+        if resources is None:
+            resources = self._resources[loop] = Resources(self)
+        else:
+            resources.users += 1
+        # For threads that the block starts. Not reset, since a fixture may leave in another context: closed is enough.
+        ACTIVE.set(resources)
+        try:
+            await resources.open()
+            yield
+        finally:
+            resources.users -= 1
+            if not resources.users:
+                self._resources.pop(loop, None)
+                await resources.close()
+
+    def active_resources(self) -> Resources | None:
+        """What is open for the code that asks: its worker's resources, or those of a block in its loop."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        inherited = ACTIVE.get()
+        if (
+            inherited is not None
+            and inherited.client is self
+            and inherited.is_open
+            and loop in (None, inherited.loop)  # no resource is ever used from another loop
+        ):
+            return inherited
+        return self._resources.get(loop) if loop is not None else None
 
     # Enqueueing
 
@@ -283,6 +367,8 @@ class Client:
             parent_id=parent.id if parent else None,
             root_id=parent.root_id if parent else None,
             max_retries=options.max_retries if options.max_retries is not INHERIT else ...,
+            time_limit=optional_seconds(options.time_limit, "time_limit"),
+            soft_time_limit=optional_seconds(options.soft_time_limit, "soft_time_limit"),
         )
         level = MAIN if priority is None else priority
         message = Header(level=level, id=job_id).encode() + call.encode()

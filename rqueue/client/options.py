@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from typing import Any, Final, TypedDict
 
-from rqueue.config import check_ttl, positive
+from rqueue.config import check_time_limits, check_ttl, positive
 from rqueue.errors import ConfigError
 from rqueue.wire.keys import check_job_id, check_queue_name
 from rqueue.wire.message import check_priority
@@ -27,6 +27,8 @@ class CallKwargs(TypedDict, total=False):
     job_id: str
     task_id: str
     max_retries: int | None
+    time_limit: Seconds | None
+    soft_time_limit: Seconds | None
 
 
 class TaskKwargs(TypedDict, total=False):
@@ -47,6 +49,8 @@ class TaskKwargs(TypedDict, total=False):
     track_started: bool
     result_ttl: Seconds | None
     dead_letter: bool
+    time_limit: Seconds | None
+    soft_time_limit: Seconds | None
 
 
 INHERIT: Final[Any] = ...
@@ -74,6 +78,8 @@ class TaskOptions:
         track_started: write the state STARTED when the job starts.
         result_ttl: seconds the result is kept; 0 keeps none, None for ever. Default: the app's.
         dead_letter: keep a job that failed for good among the dead letters. Default True.
+        time_limit: seconds after which a run is ended, with TimeLimitExceeded. Default: the worker's.
+        soft_time_limit: seconds after which SoftTimeLimitExceeded is raised inside the task. Default: the worker's.
     """
 
     name: str | None = None
@@ -91,6 +97,8 @@ class TaskOptions:
     track_started: bool = False
     result_ttl: Seconds | None = INHERIT
     dead_letter: bool = True
+    time_limit: Seconds | None = None
+    soft_time_limit: Seconds | None = None
 
     def __post_init__(self) -> None:
         name: object = self.name
@@ -145,6 +153,8 @@ class CallOptions:
         job_id: the job's id, 1 to 128 printable ASCII characters without spaces; while a job of that id is alive,
             enqueueing it again gives the existing job's handle. ``task_id`` is the same.
         max_retries: retries beside the first run; None is no limit.
+        time_limit: seconds after which a run is ended; None: the task's, else the worker's.
+        soft_time_limit: seconds after which SoftTimeLimitExceeded is raised inside the task; None as above.
     """
 
     queue: str | None = None
@@ -154,6 +164,8 @@ class CallOptions:
     expires: Seconds | datetime | None = None
     job_id: str | None = None
     max_retries: int | None = INHERIT
+    time_limit: Seconds | None = None
+    soft_time_limit: Seconds | None = None
 
     def __post_init__(self) -> None:
         _check_common(self)
@@ -203,6 +215,11 @@ class CallOptions:
         return epoch_ms(expires) if isinstance(expires, datetime) else now_ms + round(seconds(expires) * 1000)
 
 
+def optional_seconds(value: Seconds | None, name: str) -> float | None:
+    """As :func:`seconds`, where None is none."""
+    return None if value is None else seconds(value, name)
+
+
 def refuse_unknown(kind: str, given: dict[str, Any], allowed: list[str]) -> None:
     """Refuse what is not among the allowed names.
 
@@ -245,3 +262,7 @@ def _check_common(options: TaskOptions | CallOptions) -> None:
         and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0)
     ):
         raise ConfigError(f"max_retries {limit!r}: None for no limit, or a whole number from 0")
+    check_time_limits(
+        optional_seconds(options.time_limit, "time_limit"),
+        optional_seconds(options.soft_time_limit, "soft_time_limit"),
+    )

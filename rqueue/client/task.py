@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 from rqueue.client.context import Context
 from rqueue.client.job import Job, SyncJob
 from rqueue.client.options import CallKwargs, CallOptions, TaskOptions
+from rqueue.client.resources import Provider, Resources, needs_of
 
 if TYPE_CHECKING:
     from rqueue.client.client import Client
@@ -73,6 +74,7 @@ class Task(Generic[P, R]):
         is_bound: it takes a :class:`~rqueue.client.context.Context` first.
         is_coroutine: it runs on the event loop; others run in a thread.
         defaults: the task's options.
+        needs: its ``Depends`` parameters, and the provider of each.
     """
 
     def __init__(
@@ -86,14 +88,21 @@ class Task(Generic[P, R]):
         self.is_coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
             getattr(function, "__call__", None)  # noqa: B004 - an object whose call is a coroutine function
         )
-        self.check = _checker(name, function, bind)
+        self.needs = needs_of(function)
+        self.check = _checker(name, function, bind, self.needs)
         self.__doc__ = function.__doc__
         self.__name__ = getattr(function, "__name__", name)
         self.__module__ = getattr(function, "__module__", __name__)
         self.__wrapped__ = function
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Run the function here and now."""
+        """Run the function here and now.
+
+        Raises:
+            RuntimeError: a resource that it needs was not passed, and none is open here.
+        """
+        if self.needs:
+            return self._call_with_resources(args, kwargs)
         return self.function(*args, **kwargs)
 
     def __repr__(self) -> str:
@@ -139,6 +148,41 @@ class Task(Generic[P, R]):
         self.check(args, kwargs)
         return self.client.enqueue_sync(Signature(self, args, kwargs, CallOptions.of(dict(options))))
 
+    async def provide(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of its ``Depends`` parameters, for a run with these arguments of a message.
+
+        Raises:
+            TypeError: the message gives one of them.
+            RuntimeError: nothing is open here.
+            StartupFailed: one was not open yet, and could not be opened.
+        """
+        for name in self.needs:
+            if name in kwargs:
+                raise TypeError(f"{self.name}: {name!r} is given by the worker, and cannot be passed")
+        return await self._open_resources(self.needs).values(self.needs)
+
+    def _call_with_resources(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        passed = inspect.signature(self.function).bind_partial(*args, **kwargs).arguments
+        needs = {name: provider for name, provider in self.needs.items() if name not in passed}
+        if not needs:
+            return self.function(*args, **kwargs)
+        if not self.is_coroutine:
+            return self.function(*args, **kwargs, **self._open_resources(needs).values_now(needs))
+
+        async def call() -> Any:  # what is open is looked for in the loop that awaits it
+            return await self.function(*args, **kwargs, **await self._open_resources(needs).values(needs))
+
+        return call()
+
+    def _open_resources(self, needs: Iterable[str]) -> Resources:
+        resources = self.client.active_resources()
+        if resources is None:
+            raise RuntimeError(
+                f"{self.name}: {', '.join(needs)}: no resource is open here; pass it, or call the task inside "
+                "`async with app.resources():`"
+            )
+        return resources
+
 
 class Decorator(Protocol):
     """What ``app.task(…)`` returns."""
@@ -169,7 +213,9 @@ class BoundDecorator(Protocol):
 _NO_OPTIONS = CallOptions()
 
 
-def _checker(name: str, function: Callable[..., Any], bind: bool) -> Callable[[Any, Any], None]:
+def _checker(
+    name: str, function: Callable[..., Any], bind: bool, needs: Mapping[str, Provider]
+) -> Callable[[Any, Any], None]:
     """A check of a call's arguments against the function's signature, at the price of a call."""
     try:
         signature = inspect.signature(function)
@@ -185,12 +231,29 @@ def _checker(name: str, function: Callable[..., Any], bind: bool) -> Callable[[A
             raise TypeError(f"task {name}: bind=True needs a first parameter, usually called self")
         if parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
             parameters = parameters[1:]
-    signature = signature.replace(parameters=parameters)
+    signature = signature.replace(parameters=_passed(parameters, needs))
 
     def check(args: Any, kwargs: Any) -> None:
+        for given in needs:
+            if given in kwargs:  # a task with **kwargs would take it
+                raise TypeError(f"{name}{signature}: got an unexpected keyword argument {given!r}: the worker gives it")
         try:
             signature.bind(*args, **kwargs)
         except TypeError as exc:
             raise TypeError(f"{name}{signature}: {exc}") from None
 
     return check
+
+
+def _passed(parameters: Iterable[inspect.Parameter], needs: Mapping[str, Provider]) -> list[inspect.Parameter]:
+    """The parameters that a caller passes; by name what stands behind one that the worker gives, which has a place."""
+    passed: list[inspect.Parameter] = []
+    is_behind = False
+    for parameter in parameters:
+        if parameter.name in needs:
+            is_behind = True
+        elif is_behind and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            passed.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
+        else:
+            passed.append(parameter)
+    return passed

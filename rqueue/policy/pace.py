@@ -22,10 +22,13 @@ class Pace:
 
     Args:
         slots: how many jobs run at once.
+
+    Attributes:
+        slots: the same; it may change while the worker works.
     """
 
     def __init__(self, slots: int) -> None:
-        self._slots = slots
+        self.slots = slots
         self._mean_s: float | None = None
         self._bucket_started = 0.0
         self._ended = 0
@@ -42,7 +45,7 @@ class Pace:
         if self._mean_s is None:
             return 0
         self._turn(now_s)
-        by_slots = self._slots / max(self._mean_s, 1e-6)
+        by_slots = self.slots / max(self._mean_s, 1e-6)
         by_count = (self._ended + self._ended_before) / _WINDOW_S
         return int(min(by_slots, by_count) * HORIZON_S)
 

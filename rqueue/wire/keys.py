@@ -113,7 +113,13 @@ class QueueKeys:
 
 
 class Keys:
-    """Every key under one namespace."""
+    """Every key under one namespace.
+
+    Attributes:
+        namespace: the first part of every key.
+        queues: SET, every queue that a worker or producer has used.
+        control: no key, but the channel on which workers hear what operators ask of them.
+    """
 
     def __init__(self, namespace: str = "rqueue") -> None:
         if not re.fullmatch(r"[!-~]{1,128}", namespace):
@@ -122,7 +128,12 @@ class Keys:
             raise ConfigError(f"namespace {namespace!r}: an empty hash tag would spread a queue's keys over slots")
         self.namespace = namespace
         self.queues = f"{namespace}:queues".encode()
+        self.control = f"{namespace}:control".encode()
         self._queues: dict[str, QueueKeys] = {}
+
+    def reply(self, request: str) -> bytes:
+        """The channel on which the answers to one request on the control channel are published."""
+        return self.control + b":reply:" + request.encode()
 
     def queue(self, name: str) -> QueueKeys:
         """The keys of one queue.

@@ -24,7 +24,19 @@ TOKEN: Final = b""
 
 _HEADER = re.compile(rb"1 (-|[1-9]|10) (\d{1,9}) (\d{1,9}) (\d{1,15}) ([!-~]{1,128}) (?=\s*\{)")
 _KNOWN: Final = frozenset(
-    {"task", "args", "kwargs", "id", "enqueued", "expires", "parent_id", "root_id", "max_retries"}
+    {
+        "task",
+        "args",
+        "kwargs",
+        "id",
+        "enqueued",
+        "expires",
+        "parent_id",
+        "root_id",
+        "max_retries",
+        "time_limit",
+        "soft_time_limit",
+    }
 )
 
 
@@ -123,6 +135,8 @@ class Call:
         parent_id: the job that enqueued it, or None.
         root_id: the first job of that line, or None.
         max_retries: overrides the task's limit; Ellipsis when the call names none, None for no limit.
+        time_limit: seconds after which a run is ended, or None.
+        soft_time_limit: seconds after which the task is told so, or None.
     """
 
     task: str
@@ -134,6 +148,8 @@ class Call:
     parent_id: str | None = None
     root_id: str | None = None
     max_retries: int | Any | None = ...
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
 
     def encode(self) -> bytes:
         """The object's bytes; fields at their default are left out.
@@ -146,7 +162,7 @@ class Call:
             body["args"] = self.args
         if self.kwargs:
             body["kwargs"] = self.kwargs
-        for name in ("enqueued", "expires", "parent_id", "root_id"):
+        for name in ("enqueued", "expires", "parent_id", "root_id", "time_limit", "soft_time_limit"):
             if (value := getattr(self, name)) is not None:
                 body[name] = value
         if self.max_retries is not ...:
@@ -204,6 +220,10 @@ def _check_optional(fields: dict[str, Any]) -> None:
     limit = fields.get("max_retries")
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
         raise MalformedMessage("'max_retries' must be null or a whole number from 0")
+    for name in ("time_limit", "soft_time_limit"):
+        value = fields.get(name)
+        if value is not None and (not isinstance(value, int | float) or isinstance(value, bool) or not value > 0):
+            raise MalformedMessage(f"{name!r} must be null or seconds, above 0")
 
 
 def check_priority(priority: object) -> int:

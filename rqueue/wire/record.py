@@ -91,6 +91,12 @@ def decode_record(data: bytes) -> dict[str, Any]:
     return dict(fields)
 
 
+def state_of(record: bytes) -> str:
+    """The state of a record that was made here, without reading the rest of it."""
+    start = len(b'{"state":"')
+    return record[start : record.index(b'"', start)].decode()
+
+
 @dataclass(frozen=True, slots=True)
 class Letter:
     """A dead letter: what could not be done, why, and the exact bytes.

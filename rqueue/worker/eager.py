@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rqueue.broker.broker import Enqueued
 from rqueue.client.client import Client
+from rqueue.client.resources import ACTIVE, Resources
 from rqueue.config import WorkerConfig
 from rqueue.wire.keys import QueueKeys
 from rqueue.wire.message import Call, Message
@@ -30,6 +31,17 @@ class EagerRunner:
 
     async def run(self, keys: QueueKeys, jobs: Sequence[Enqueued]) -> list[bool]:
         """Run each job and keep its result; as ``Producer.put``."""
+        if self._client.active_resources() is not None:
+            return await self._run_all(keys, jobs)
+        resources = Resources(self._client)  # what the jobs need is opened when they ask
+        token = ACTIVE.set(resources)
+        try:
+            return await self._run_all(keys, jobs)
+        finally:
+            ACTIVE.reset(token)
+            await resources.close()
+
+    async def _run_all(self, keys: QueueKeys, jobs: Sequence[Enqueued]) -> list[bool]:
         broker = self._client.session().broker
         await broker.announce(keys.name)
         for item in jobs:

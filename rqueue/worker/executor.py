@@ -4,24 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from concurrent.futures import Executor as Pool
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from rqueue.broker.broker import Broker
 from rqueue.client.registry import Registry
 from rqueue.client.task import Task
-from rqueue.config import Limits
+from rqueue.config import Limits, WorkerConfig
 from rqueue.errors import BrokerError
 from rqueue.log import event
 from rqueue.policy.clock import elapsed_s
+from rqueue.policy.rate import Rates
 from rqueue.policy.redelivery import is_suspect
 from rqueue.wire.message import Call
 from rqueue.wire.record import Failure
 from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
 from rqueue.worker.judge import Judge
 from rqueue.worker.lease import Lease
-from rqueue.worker.outcome import Ack, Expired, Failed, Outcome, Release, Track, Unknown, Unreadable, WantsRetry
+from rqueue.worker.limits import Alarm, Limiter, Unwatched, Watch, cancel, limits_of
+from rqueue.worker.outcome import (
+    Ack,
+    Defer,
+    Expired,
+    Failed,
+    Outcome,
+    Release,
+    Revoked,
+    Track,
+    Unknown,
+    Unreadable,
+    WantsRetry,
+)
 from rqueue.worker.perform import failure_of, perform, prepare
+from rqueue.worker.pools import Inline, executor_for
 
 _PAUSE_S = 1.0
 
@@ -36,6 +54,14 @@ class Executor:
         lease: nothing starts while it may have run out.
         judge: what becomes of an outcome.
         limits: the largest value that is stored.
+        config: the worker's settings: how long jobs may run.
+        pool: where plain functions run; closed with the executor.
+        on_stuck: called with a job that was settled because its time was up, and does not end.
+        watch: told when jobs with a hard time limit begin and end.
+
+    Attributes:
+        overrides: task name -> (soft, hard) time limit in seconds, None for none; they go before every other.
+        rates: how many jobs of a task may start in a time.
     """
 
     def __init__(
@@ -46,10 +72,20 @@ class Executor:
         lease: Lease,
         judge: Judge,
         limits: Limits,
+        config: WorkerConfig,
+        pool: Pool,
+        on_stuck: Callable[[ClaimedJob], None],
+        watch: Watch | None = None,
     ) -> None:
         self._broker, self._registry, self._inflight, self._lease = broker, registry, inflight, lease
-        self._judge, self._limits = judge, limits
-        self._threads = ThreadPoolExecutor(inflight.slots, thread_name_prefix="rqueue job")
+        self._judge, self._limits, self._config, self._pool, self._on_stuck = judge, limits, config, pool, on_stuck
+        self.overrides: dict[str, tuple[float | None, float | None]] = {}
+        self._is_inline = isinstance(pool, Inline)
+        self._alarm = Alarm() if self._is_inline else None
+        self._watch = watch or Unwatched()
+        self._limiter = Limiter(self._watch, self._alarm)
+        self.rates = Rates()
+        self._thread_count = max(inflight.slots, config.autoscale[0] if config.autoscale is not None else 0)
         self._marks: set[asyncio.Task[bool]] = set()
         self._is_stopping = False
         self._has_stopped = asyncio.Event()
@@ -72,6 +108,7 @@ class Executor:
 
     async def tick(self) -> int:
         """Start what can start now; how many did."""
+        self._fit_threads()
         batch = self._startable()
         if not batch:
             return 0
@@ -91,7 +128,26 @@ class Executor:
 
     def close(self) -> None:
         """Take no more work; threads that still run are left to themselves."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._alarm is not None:
+            self._alarm.close()
+
+    def cancel(self, job_id: str) -> bool:
+        """End a running job as REVOKED, by an exception inside it; false when it does not run here.
+
+        What cannot be interrupted goes on, and is REVOKED when it ends.
+        """
+        job = next((each for each in self._inflight.of(Phase.RUNNING) if each.id == job_id), None)
+        if job is not None:
+            cancel(job)
+        return job is not None
+
+    def _fit_threads(self) -> None:
+        """Have a thread for each slot; where there are too few, a larger pool takes over, and the old one finishes."""
+        if isinstance(self._pool, ThreadPoolExecutor) and self._inflight.slots > self._thread_count:
+            self._pool.shutdown(wait=False)
+            self._thread_count = self._inflight.slots
+            self._pool = executor_for(self._config, self._thread_count, None)
 
     def _startable(self) -> list[ClaimedJob]:
         """Take slots for the jobs that may start, the most urgent first."""
@@ -99,12 +155,14 @@ class Executor:
         batch: list[ClaimedJob] = []
         if self._is_stopping or not self._lease.may_start():
             return batch
-        while inflight.running < inflight.slots and (job := inflight.exclusive or inflight.peek()) is not None:
+        while inflight.idle_slots > 0 and (job := inflight.exclusive or inflight.peek()) is not None:
             if inflight.exclusive is None and is_suspect(job.message.header.losses):
                 self._clear_the_way(job)
             if inflight.exclusive is not None and (inflight.running or job.phase is not Phase.HELD):
                 break  # it waits until nothing else runs, and nothing overtakes it
             inflight.begin(job)
+            if job.message.header.losses:
+                self._watch.questioned(job, inflight.question_ends_s)
             batch.append(job)
         return batch
 
@@ -144,13 +202,25 @@ class Executor:
             return
         call, task = prepared
         job.seen["task"] = task.name
+        if (wait_s := self.rates.wait_s(task.name, job.started_s)) > 0:
+            job.seen["rate_limit"] = self.rates.text(task.name)
+            self._inflight.put_off(job, Defer(job.message.changed(id=job.id), wait_s))
+            return
         if not task.defaults.acks_late and not await self._settle_early(job, call):
             self._forget(job)
             return
         if task.defaults.track_started and task.defaults.acks_late:
-            self._inflight.note(job, Track(self._judge.started(job, call)))
+            noted = self._inflight.note(job, Track(self._judge.started(job, call)))
+            if self._is_inline:
+                await noted  # the loop stands still while the function runs
         event(logging.DEBUG, "job started", **describe(job))
-        outcome = await perform(job, call, task, self._threads, self._limits.max_message_bytes)
+        limits = limits_of(call, task.defaults, self._config, self.overrides)
+        run = partial(perform, job, call, task, self._pool, self._limits.max_message_bytes)
+        if limits is None:
+            outcome = await run()
+        else:
+            with self._limiter.limiting(job, limits, partial(self._give_up, job, call, task)):
+                outcome = await run(is_soft=limits.soft_s is not None)
         self._end(job, outcome, call, task)
 
     async def _guarded(self, job: ClaimedJob) -> None:
@@ -168,9 +238,22 @@ class Executor:
         job.is_settled_early = await self._inflight.note(job, Ack(self._judge.started(job, call), "86400"))
         return job.is_settled_early
 
-    def _end(self, job: ClaimedJob, outcome: Outcome, call: Call | None, task: Task[Any, Any] | None) -> None:
+    def _give_up(self, job: ClaimedJob, call: Call, task: Task[Any, Any]) -> None:
+        """Settle a job that was interrupted and has not ended; what it still does is nobody's affair."""
         if job.phase is not Phase.RUNNING:
-            return  # given back or reaped while it ran: there is nothing to settle
+            return
+        assert job.verdict is not None
+        job.seen |= _seen(job.verdict)
+        self._inflight.give_up(job, self._judge.decide(job, job.verdict, call, task.defaults))
+        self._on_stuck(job)
+
+    def _end(self, job: ClaimedJob, outcome: Outcome, call: Call | None, task: Task[Any, Any] | None) -> None:
+        job.run = None
+        if job.phase is not Phase.RUNNING:
+            self._inflight.ended_late(job)
+            return  # given back, given up on or reaped while it ran: there is nothing to settle
+        if job.verdict is not None:
+            outcome = _judged(job.verdict, outcome)
         options = (task.defaults,) if task is not None else ()
         job.seen |= _seen(outcome)
         self._inflight.end(job, self._judge.decide(job, outcome, call, *options))
@@ -179,6 +262,14 @@ class Executor:
         self._inflight.running -= 1
         self._inflight.gone(job)
         self._inflight.signals.execute.set()
+
+
+def _judged(verdict: Outcome, outcome: Outcome) -> Outcome:
+    """The verdict; where the task was at the time is told by what it raised."""
+    if isinstance(verdict, Failed) and isinstance(outcome, Failed):
+        verdict.error.__context__ = outcome.error
+        return Failed(verdict.error, failure_of(verdict.error))
+    return verdict
 
 
 def _seen(outcome: Outcome) -> dict[str, str]:
@@ -192,4 +283,6 @@ def _seen(outcome: Outcome) -> dict[str, str]:
             return {"error": text}
         case Expired():
             return {"error": "expired"}
+        case Revoked():
+            return {"error": "cancelled"}
     return {}

@@ -43,19 +43,23 @@ class Fetcher:
 
     Args:
         broker: the broker.
-        queues: the queues to serve.
+        queues: the queues in which the worker has a lease; a new one is added to this list, for all who share it.
         inflight: what is claimed.
         lease: the worker's id and lease.
         schedule: told when the next scheduled job is due.
         judge: what becomes of messages that cannot be read.
         app: ranks of the queues.
         config: the worker's settings.
+
+    Attributes:
+        served: the queues to claim from: those with a lease, but those that were dropped.
+        fetched_ms: when Redis last answered, or there was last no room to ask for more; Redis's time.
     """
 
     def __init__(
         self,
         broker: Broker,
-        queues: Sequence[QueueKeys],
+        queues: list[QueueKeys],
         inflight: Inflight,
         lease: Lease,
         schedule: Schedule,
@@ -65,8 +69,11 @@ class Fetcher:
     ) -> None:
         self._broker, self._queues, self._inflight, self._lease = broker, queues, inflight, lease
         self._schedule, self._judge, self._config = schedule, judge, config
-        self._ranks = [app.queue(keys.name).priority for keys in queues]
-        self._blocks: dict[int, asyncio.Task[bytes | None]] = {}
+        self.served = list(queues)
+        self.fetched_ms = 0
+        self._app = app
+        self._blocks: dict[QueueKeys, asyncio.Task[bytes | None]] = {}
+        self._changes: list[tuple[QueueKeys, bool, asyncio.Future[bool]]] = []
         self._turn = 0
         self._is_more = True
         self._no_block_until_s = 0.0
@@ -101,6 +108,7 @@ class Fetcher:
         except BrokerError as exc:
             event(logging.WARNING, "fetching stopped without redis", worker=self._lease.worker, error=str(exc))
         finally:
+            self._refuse_changes()
             self._has_stopped.set()
 
     async def tick(self) -> None:
@@ -108,19 +116,26 @@ class Fetcher:
         await self._harvest()
         if self._lease.is_lost:
             await self._begin_anew()
+        while self._changes:
+            await self._change(*self._changes.pop(0))
         if self._is_audit_due():
             await self.audit()
         if stale := self._inflight.overstaying(_LONGEST_HELD_S):
             # Short jobs were followed by long ones: what cannot start soon is for those who can.
             await self._give_back(self._inflight.take_held(stale))
         room = self._inflight.room()
-        if self._is_more and room > 0:
+        if room <= 0 or not self.served:
+            self.fetched_ms = self._broker.clock.now_ms()
+        if not self.served:
+            self._is_more = False
+            await self._wait()
+        elif self._is_more and room > 0:
             await self._claim(min(room, CLAIM_AT_ONCE))
         elif self._inflight.free_slots <= 0 and self._blocks:
             # Not waited for: where an ACL forbids it they end by their timeout, and meanwhile slots may come free.
             await self._unblock()
             await self._wait(_UNBLOCK_AGAIN_S)
-        elif self._inflight.free_slots > 0 and self._may_block() and len(self._blocks) < len(self._queues):
+        elif self._inflight.free_slots > 0 and self._may_block() and len(self._blocks) < len(self.served):
             self._is_more = True  # slots came free since the last claim: only a claim may be followed by a block
         else:
             await self._wait()
@@ -129,6 +144,24 @@ class Fetcher:
         """Look again at once."""
         self._is_more = True
         self._inflight.signals.fetch.set()
+
+    async def serve(self, keys: QueueKeys) -> bool:
+        """Claim from this queue as well, from now on; false when it was served already.
+
+        Raises:
+            BrokerError: Redis gave no lease for it, or the worker stops.
+        """
+        return await self._ask_for_change(keys, True)
+
+    async def drop(self, keys: QueueKeys) -> bool:
+        """Claim no more from this queue, and give back what is held of it; false when it was not served.
+
+        What runs goes on, and the lease stays.
+
+        Raises:
+            BrokerError: the worker stops.
+        """
+        return await self._ask_for_change(keys, False)
 
     async def stop(self) -> None:
         """Return when nothing more is claimed; what is held then is for the caller to give back."""
@@ -150,6 +183,47 @@ class Fetcher:
         for keys in self._queues:
             await self._audit_queue(keys)
         self._is_more = True
+
+    async def _ask_for_change(self, keys: QueueKeys, serve: bool) -> bool:
+        """Have the fetcher's own loop do it, between two claims: no reply on its way speaks of other queues."""
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._changes.append((keys, serve, done))
+        if self._is_stopping:
+            self._refuse_changes()
+        self._inflight.signals.fetch.set()
+        return await done
+
+    async def _change(self, keys: QueueKeys, serve: bool, done: asyncio.Future[bool]) -> None:
+        try:
+            is_new = (keys in self.served) is not serve
+            if is_new:
+                await (self._begin_serving(keys) if serve else self._end_serving(keys))
+        except BaseException as exc:
+            if not done.done():
+                done.set_exception(exc if isinstance(exc, BrokerError) else BrokerError(f"it failed: {exc!r}"))
+            raise  # what was under way may have claimed something
+        if not done.done():
+            done.set_result(is_new)
+
+    def _refuse_changes(self) -> None:
+        for _, _, done in self._changes:
+            if not done.done():
+                done.set_exception(BrokerError("the worker stops"))
+        self._changes.clear()
+
+    async def _begin_serving(self, keys: QueueKeys) -> None:
+        """The lease first: whoever renews a lease that is not there has lost them all."""
+        if keys not in self._queues:
+            await register(self._broker, [keys], self._lease)
+            self._queues.append(keys)
+        self.served.append(keys)
+        self._is_more = True
+
+    async def _end_serving(self, keys: QueueKeys) -> None:
+        self.served.remove(keys)
+        await self._end_blocks()
+        await self._harvest()
+        await self._give_back(self._inflight.take_held(queue=keys))
 
     async def _audit_queue(self, keys: QueueKeys) -> None:
         worker = self._lease.worker
@@ -185,17 +259,17 @@ class Fetcher:
 
     async def _claim(self, want: int) -> None:
         self._turn += 1
-        sent_s, lease = elapsed_s(), self._lease
-        claim = await self._broker.claim(
-            self._queues, self._ranks, lease.worker, lease.lease_s, want, CLAIM_BYTES, self._turn
-        )
+        sent_s, lease, queues = elapsed_s(), self._lease, self.served
+        ranks = [self._rank(keys) for keys in queues]
+        claim = await self._broker.claim(queues, ranks, lease.worker, lease.lease_s, want, CLAIM_BYTES, self._turn)
         if claim is None:
             lease.is_lost = True
             return
         lease.renewed(sent_s)
+        self.fetched_ms = self._broker.clock.now_ms()
         self._schedule.note(claim.due_ms)
         self._is_more = len(claim.messages) >= want or sum(len(each.raw) for each in claim.messages) >= CLAIM_BYTES
-        await self._accept([(self._queues[each.queue], each.level, each.raw) for each in claim.messages])
+        await self._accept([(queues[each.queue], each.level, each.raw) for each in claim.messages])
         if not self._is_more and self._inflight.free_slots > 0:
             self._begin_blocks()
 
@@ -206,41 +280,41 @@ class Fetcher:
         """Wait at the server for each queue; only right after a claim that found nothing more."""
         if not self._may_block():
             return
-        for index, keys in enumerate(self._queues):
-            if index not in self._blocks:
+        for keys in self.served:
+            if keys not in self._blocks:
                 block = self._broker.block(keys, self._lease.worker, self._config.longest_block_s)
                 task = asyncio.create_task(block, name=f"rqueue block {keys.name}")
                 task.add_done_callback(lambda _: self._inflight.signals.fetch.set())
-                self._blocks[index] = task
+                self._blocks[keys] = task
 
     async def _end_blocks(self) -> None:
         """End all waits; what they brought all the same is harvested next."""
-        while waiting := {index: task for index, task in self._blocks.items() if not task.done()}:
+        while waiting := [task for task in self._blocks.values() if not task.done()]:
             await self._unblock()
             # Again and again: a block that was still on its way when the server looked for it has begun meanwhile.
-            await asyncio.wait(waiting.values(), timeout=_UNBLOCK_AGAIN_S)
+            await asyncio.wait(waiting, timeout=_UNBLOCK_AGAIN_S)
         self._is_more = True
 
     async def _unblock(self) -> None:
         with suppress(BrokerUnavailable):
-            for index, task in self._blocks.items():
+            for keys, task in self._blocks.items():
                 if not task.done():
-                    await self._broker.unblock(self._queues[index])
+                    await self._broker.unblock(keys)
 
     async def _harvest(self) -> None:
         """Take in what the waits brought, and give back what there is no slot for."""
         arrived = []
-        for index, task in list(self._blocks.items()):
+        for keys, task in list(self._blocks.items()):
             if not task.done():
                 continue
-            del self._blocks[index]
+            del self._blocks[keys]
             self._is_more = True
             error = task.exception()
             if error is None:
                 self._block_pause_s = _FIRST_BLOCK_PAUSE_S
                 raw = task.result()
                 if raw is not None and raw != TOKEN:
-                    arrived.append((self._queues[index], MAIN, raw))
+                    arrived.append((keys, MAIN, raw))
             elif not isinstance(error, BrokerError):
                 raise error
             else:
@@ -250,7 +324,7 @@ class Fetcher:
                 self._no_block_until_s = elapsed_s() + self._block_pause_s
                 self._block_pause_s = min(2 * self._block_pause_s, _NO_BLOCK_PAUSE_S)
                 if not isinstance(error, BrokerUnavailable | BrokerFull):
-                    event(logging.WARNING, "block refused", queue=self._queues[index].name, error=str(error))
+                    event(logging.WARNING, "block refused", queue=keys.name, error=str(error))
         if arrived:
             await self._accept(arrived)
             if (room := self._inflight.room()) < 0:
@@ -290,7 +364,7 @@ class Fetcher:
 
     def _read(self, keys: QueueKeys, level: int, raw: bytes) -> ClaimedJob | None:
         """A claimed message as a job; None when it is none, and on its way to the dead letters."""
-        worker, rank = self._lease.worker, self._ranks[self._queues.index(keys)] if level == MAIN else level
+        worker, rank = self._lease.worker, self._rank(keys) if level == MAIN else level
         try:
             message = Message.parse(raw, level)
             if message.header.level != MAIN:
@@ -302,6 +376,10 @@ class Fetcher:
             self._inflight.settle(bad, self._judge.decide(bad, Unreadable("malformed", str(exc))))
             return None
         return ClaimedJob(keys, worker, message, job_id, rank)
+
+    def _rank(self, keys: QueueKeys) -> int:
+        """Where the queue's jobs without a priority rank among the others."""
+        return self._app.queue(keys.name).priority
 
     async def _adopt(self, jobs: list[tuple[ClaimedJob, bytes]]) -> None:
         """Give ids to messages of producers that gave none, in Redis before anything else is done about them."""
@@ -354,6 +432,7 @@ async def register(broker: Broker, queues: Sequence[QueueKeys], lease: Lease) ->
     Raises:
         BrokerError: Redis refused, or could not be asked.
     """
+    lease.registering(lease.worker)
     sent_s = elapsed_s()
     for keys in queues:
         if not await broker.register(keys, lease.worker, lease.lease_s):

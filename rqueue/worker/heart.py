@@ -11,13 +11,15 @@ import logging
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from rqueue.broker.endpoint import Endpoint
 from rqueue.broker.pulse import Pulse
 from rqueue.log import event
-from rqueue.policy.clock import elapsed_s
+from rqueue.policy.clock import elapsed_s, local_ms
 from rqueue.wire.keys import QueueKeys
 from rqueue.worker.inflight import Signals
 from rqueue.worker.lease import Lease
@@ -25,6 +27,22 @@ from rqueue.worker.lease import Lease
 BLOCKED_S = 1.0
 _WATCH_S = 0.5
 _RETRY_S = 1.0
+_STALLS_KEPT = 10
+
+
+@dataclass(slots=True)
+class Stall:
+    """A time in which the event loop did not move.
+
+    Attributes:
+        at_ms: when it was noticed, on this machine's clock, ms since the epoch.
+        seconds: how long it had lasted when it was last looked at.
+        where: what ran then: file, line, function.
+    """
+
+    at_ms: int
+    seconds: float
+    where: str
 
 
 class Heart:
@@ -37,6 +55,11 @@ class Heart:
         signals: woken after each renewal and at a loss.
         card: what the worker says of itself, asked at each beat.
         max_loop_stall_s: it stops when the event loop has not moved for so long.
+        is_renewed_elsewhere: asked at each beat: true while a supervisor renews the lease.
+
+    Attributes:
+        stalls: how often the event loop was blocked for a second.
+        last_stalls: the last few of these.
     """
 
     def __init__(
@@ -47,9 +70,13 @@ class Heart:
         signals: Signals,
         card: Callable[[], bytes],
         max_loop_stall_s: float,
+        is_renewed_elsewhere: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._is_renewed_elsewhere = is_renewed_elsewhere
         self._endpoint, self._queues, self._lease, self._signals = endpoint, queues, lease, signals
         self._card, self._max_loop_stall_s = card, max_loop_stall_s
+        self.stalls = 0
+        self.last_stalls: deque[Stall] = deque(maxlen=_STALLS_KEPT)
         self._stop = threading.Event()
         self._moved_s = elapsed_s()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -79,7 +106,11 @@ class Heart:
             elif not named:
                 named = True
                 self._name_blocker(stalled_s)
-            if elapsed_s() >= next_s and stalled_s < self._max_loop_stall_s:
+            else:
+                self.last_stalls[-1].seconds = round(stalled_s, 1)
+            if self._is_renewed_elsewhere():
+                next_s = elapsed_s() + beat_s
+            elif elapsed_s() >= next_s and stalled_s < self._max_loop_stall_s:
                 next_s = elapsed_s() + (beat_s if self._beat(pulse) else min(_RETRY_S, beat_s))
         pulse.close()
 
@@ -93,11 +124,14 @@ class Heart:
             return False
         with suppress(RuntimeError):  # the loop was closed meanwhile
             if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._tell, worker, sent_s, is_registered)
+                self._loop.call_soon_threadsafe(self.told, worker, sent_s, is_registered)
         return True
 
-    def _tell(self, worker: str, sent_s: float, is_registered: bool) -> None:
-        """In the loop's own thread: a worker that goes on under a new id meanwhile has a lease of its own."""
+    def told(self, worker: str, sent_s: float, is_registered: bool) -> None:
+        """What Redis said of the lease, in the loop's own thread.
+
+        A worker that goes on under a new id meanwhile has a lease of its own.
+        """
         if worker != self._lease.worker:
             return
         if is_registered:
@@ -110,6 +144,10 @@ class Heart:
     def _name_blocker(self, stalled_s: float) -> None:
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - the documented way to another thread's stack
         stack = "".join(traceback.format_stack(frame)[-4:]) if frame is not None else ""
+        last = traceback.extract_stack(frame)[-1] if frame is not None else None
+        where = f"{last.filename}:{last.lineno} in {last.name}" if last is not None else "unknown"
+        self.stalls += 1
+        self.last_stalls.append(Stall(local_ms(), round(stalled_s, 1), where))
         event(
             logging.WARNING,
             "event loop blocked",

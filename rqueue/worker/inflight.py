@@ -14,7 +14,9 @@ from rqueue.policy.clock import elapsed_s
 from rqueue.policy.pace import Pace
 from rqueue.wire.keys import MAIN, QueueKeys
 from rqueue.wire.message import Message
-from rqueue.worker.outcome import Settlement
+from rqueue.worker.interrupt import Driven, FunctionRun
+from rqueue.worker.life import Life
+from rqueue.worker.outcome import Outcome, Settlement
 
 
 class Phase(Enum):
@@ -42,6 +44,10 @@ class ClaimedJob:
         held_s: since when it is held, on this machine's clock of elapsed time.
         started_s, started_ms: when it started, on this machine's clock of elapsed time, and on Redis's.
         task: the running asyncio task.
+        run: what of it runs and can be interrupted by more than a cancellation of its asyncio task.
+        deadline_s: when its time is up, on this machine's clock of elapsed time; None never.
+        verdict: how it ends, whatever it returns or raises: its time is up, or it was cancelled.
+        is_stuck: it was settled so, and has not ended: it keeps its slot.
         is_interrupted: this worker cancelled it to shut down.
         seen: what log lines say of it beside its id: task, seconds, error.
     """
@@ -58,6 +64,10 @@ class ClaimedJob:
     started_s: float = 0.0
     started_ms: int | None = None
     task: asyncio.Task[None] | None = None
+    run: Driven | FunctionRun | None = None
+    deadline_s: float | None = None
+    verdict: Outcome | None = None
+    is_stuck: bool = False
     is_interrupted: bool = False
     seen: dict[str, Any] = field(default_factory=dict)
 
@@ -98,13 +108,18 @@ class Inflight:
     Args:
         slots: jobs that run at once.
         most: jobs that are held and run at most, together.
+        life: how many may still be started.
+        settles_first: nothing starts while an earlier job's end is not settled.
 
     Attributes:
+        stuck: jobs that were settled and did not end; each keeps its slot.
         exclusive: the job that must run with nothing else in the process, while there is one.
+        question_ends_s: until when no second job that has cost a worker starts.
     """
 
-    def __init__(self, slots: int, most: int) -> None:
-        self.slots, self.most = slots, most
+    def __init__(self, slots: int, most: int, life: Life | None = None, *, settles_first: bool = False) -> None:
+        self.slots, self.most, self._settles_first = slots, most, settles_first
+        self.life = life or Life()
         self.signals = Signals()
         self.pace = Pace(slots)
         self.outbox: list[tuple[ClaimedJob, Settlement, asyncio.Future[bool] | None]] = []
@@ -113,9 +128,10 @@ class Inflight:
         self._number = count()
         self._held_count = 0
         self.running = 0
+        self.stuck = 0
         self.exclusive: ClaimedJob | None = None
         self._questioned: ClaimedJob | None = None
-        self._question_ends_s = 0.0
+        self.question_ends_s = 0.0
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -123,22 +139,40 @@ class Inflight:
     def __iter__(self) -> Iterator[ClaimedJob]:
         return iter(self._jobs)
 
+    def resize(self, slots: int, most: int) -> None:
+        """Run and hold another number from now on; what is over it ends, or goes back, in its time."""
+        self.slots, self.most, self.pace.slots = slots, most, slots
+        self.signals.execute.set()
+        self.signals.fetch.set()
+
     @property
     def held(self) -> int:
         """Jobs that are claimed and have not started."""
         return self._held_count
 
     @property
+    def idle_slots(self) -> int:
+        """Slots in which a job may start."""
+        if self._settles_first and len(self._jobs) > self.running + self._held_count:
+            return 0
+        return self.slots - self.running - self.stuck
+
+    @property
     def free_slots(self) -> int:
         """Jobs that could start now beyond those that are held; none while one must run alone."""
-        return 0 if self.exclusive is not None else self.slots - self.running - self._held_count + self._waiting()
+        if self.exclusive is not None or self.life.is_spent():
+            return 0
+        free, left = self.idle_slots + self._waiting(), self.life.left()
+        return (free if left is None else min(free, left)) - self._held_count
 
     def room(self) -> int:
         """How many more may be claimed: what can start now, and what the measured pace allows beside it."""
-        if self.exclusive is not None:
+        if self.exclusive is not None or self.life.is_spent():
             return 0
-        allowed = max(self.slots - self.running, 0) + self.pace.allowance(elapsed_s())
-        return min(allowed + self._waiting(), self.most - self.running) - self._held_count
+        allowed = max(self.idle_slots, 0) + self.pace.allowance(elapsed_s())
+        room = min(allowed + self._waiting(), self.most - self.running) - self._held_count
+        left = self.life.left()
+        return room if left is None else min(room, left - self._held_count)
 
     def _waiting(self) -> int:
         """Jobs that are held for their turn to be questioned: they must not keep others from the free slots."""
@@ -149,7 +183,7 @@ class Inflight:
 
         If the process dies now, it alone is charged; see :func:`rqueue.policy.redelivery.charged`.
         """
-        return self._questioned is not None and elapsed_s() < self._question_ends_s
+        return self._questioned is not None and elapsed_s() < self.question_ends_s
 
     def hold(self, job: ClaimedJob) -> None:
         """Take in a claimed job."""
@@ -170,6 +204,8 @@ class Inflight:
 
     def peek(self) -> ClaimedJob | None:
         """The job that starts next."""
+        if self.life.is_spent():
+            return None
         first: _Entry | None = None
         for held in self._held[:1] if self.is_questioning() else self._held:
             while held and not self._is_held(held[0]):
@@ -182,14 +218,16 @@ class Inflight:
         """A held job takes a slot."""
         job.phase = Phase.RUNNING
         if job.message.header.losses:
-            self._questioned, self._question_ends_s = job, elapsed_s() + QUESTION_S
+            self._questioned, self.question_ends_s = job, elapsed_s() + QUESTION_S
             asyncio.get_running_loop().call_later(QUESTION_S, self.signals.execute.set)
         self._held_count -= 1
         self.running += 1
+        self.life.count()
 
     def put_back(self, job: ClaimedJob) -> None:
         """A job that took a slot and did not start is held again; whoever calls this says when to try again."""
         self.running -= 1
+        self.life.started -= 1
         self._open_to_others(job)
         self._push(job)
 
@@ -200,6 +238,27 @@ class Inflight:
         self._open_to_others(job)
         self.pace.ended(now - job.started_s, now)
         job.seen["seconds"] = round(now - job.started_s, 4)
+        self.settle(job, settlement)
+        self.signals.execute.set()
+        self.signals.fetch.set()
+
+    def give_up(self, job: ClaimedJob, settlement: Settlement) -> None:
+        """A running job is to be settled though it has not ended: it keeps its slot."""
+        job.is_stuck = True
+        self.running -= 1
+        self.stuck += 1
+        self.settle(job, settlement)
+
+    def ended_late(self, job: ClaimedJob) -> None:
+        """A job that was settled before it ended has ended; a stuck one gives its slot back."""
+        if job.is_stuck:
+            self.stuck -= 1
+            self.signals.execute.set()
+            self.signals.fetch.set()
+
+    def put_off(self, job: ClaimedJob, settlement: Settlement) -> None:
+        """A job that took a slot and may not start yet gives it back, and is to be settled; it says nothing of pace."""
+        self.running -= 1
         self.settle(job, settlement)
         self.signals.execute.set()
         self.signals.fetch.set()
@@ -229,6 +288,8 @@ class Inflight:
         self._open_to_others(job)
         self._jobs.discard(job)
         self.signals.fetch.set()
+        if self._settles_first:
+            self.signals.execute.set()
 
     def _open_to_others(self, job: ClaimedJob) -> None:
         if self.exclusive is job:
@@ -241,7 +302,8 @@ class Inflight:
         if self.exclusive is not None:
             return 0
         before_s = elapsed_s() - longest_s
-        stuck = (self.running >= self.slots, self.running >= self.slots or self.is_questioning())
+        is_full = self.idle_slots <= 0 or self.life.is_spent()
+        stuck = (is_full, is_full or self.is_questioning())
         return sum(
             self._is_held(entry) and entry[2].held_s < before_s
             for held, is_stuck in zip(self._held, stuck, strict=True)
@@ -249,9 +311,18 @@ class Inflight:
             for entry in held
         )
 
-    def take_held(self, excess: int | None = None, *, but: ClaimedJob | None = None) -> list[ClaimedJob]:
-        """Take out held jobs to give them back, the last to start first; all, or so many, but never ``but``."""
+    def take_held(
+        self, excess: int | None = None, *, but: ClaimedJob | None = None, queue: QueueKeys | None = None
+    ) -> list[ClaimedJob]:
+        """Take out held jobs to give them back, the last to start first.
+
+        Args:
+            excess: so many; None is all.
+            but: never this one.
+            queue: only this queue's.
+        """
         held = [each for every in self._held for each in every if self._is_held(each) and each[2] is not but]
+        held = [each for each in held if queue in (None, each[2].keys)]
         # Where some may stay, those stay that can start.
         held.sort(key=lambda each: (excess is not None and each[2].message.header.losses > 0, *each[:2]), reverse=True)
         taken = [job for _, _, job in held[:excess]]

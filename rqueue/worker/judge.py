@@ -24,6 +24,7 @@ from rqueue.worker.outcome import (
     Interrupted,
     Outcome,
     Release,
+    Revoked,
     Settlement,
     Succeeded,
     Unknown,
@@ -62,6 +63,9 @@ class Judge:
                 return self._raised(job, outcome, call, options)
             case Expired():
                 failure = Failure("JobExpired", "it could not be started in time")
+                return Ack(self._record(State.REVOKED, job, call, failure=failure), self.ttl(options))
+            case Revoked():
+                failure = Failure("JobRevoked", "it was cancelled while it ran")
                 return Ack(self._record(State.REVOKED, job, call, failure=failure), self.ttl(options))
             case Unknown(task):
                 return self._unknown(job, task)

@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 import sys
+from collections.abc import Callable
 
 from rqueue.policy.clock import elapsed_s
 
@@ -15,14 +16,15 @@ class Lease:
 
     Args:
         lease_s: seconds that it lasts without a renewal.
+        registering: called with each id before it is registered.
 
     Attributes:
         worker: ``host:pid:nonce``, new at every start and after every lost lease, never reused.
         is_lost: Redis said that the worker is not registered.
     """
 
-    def __init__(self, lease_s: float) -> None:
-        self.lease_s = lease_s
+    def __init__(self, lease_s: float, registering: Callable[[str], None] = lambda _: None) -> None:
+        self.lease_s, self.registering = lease_s, registering
         self.worker = ""
         self.is_lost = False
         self._renewed_s = -1e9
@@ -39,9 +41,14 @@ class Lease:
         """It was renewed; its age counts from when the renewal was sent."""
         self._renewed_s = max(self._renewed_s, sent_s)
 
+    @property
+    def age_s(self) -> float:
+        """Seconds since the last renewal was sent that Redis has answered."""
+        return elapsed_s() - self._renewed_s
+
     def may_start(self) -> bool:
         """True until two thirds of the lease have passed without a reply: then nothing more is started."""
-        return not self.is_lost and elapsed_s() - self._renewed_s < self.lease_s * 2 / 3
+        return not self.is_lost and self.age_s < self.lease_s * 2 / 3
 
 
 def this_host() -> dict[str, str | int]:

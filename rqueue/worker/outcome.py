@@ -59,7 +59,12 @@ class Interrupted:
     """The worker stopped it to shut down: it has not ended, another worker will run it."""
 
 
-Outcome = Succeeded | Failed | WantsRetry | Expired | Unknown | Unreadable | Interrupted
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """It was cancelled while it ran."""
+
+
+Outcome = Succeeded | Failed | WantsRetry | Expired | Unknown | Unreadable | Interrupted | Revoked
 
 # What is to be done
 

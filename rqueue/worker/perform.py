@@ -6,10 +6,9 @@ It touches no storage, and nothing that a task raises gets past it.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor as ThreadPool
 from typing import Any
 
@@ -22,6 +21,7 @@ from rqueue.wire.keys import MAIN
 from rqueue.wire.message import Call
 from rqueue.wire.record import MAX_ERROR_CHARS, MAX_NAME_CHARS, MAX_TRACEBACK_CHARS, Failure
 from rqueue.worker.inflight import ClaimedJob
+from rqueue.worker.interrupt import Driven, FunctionRun
 from rqueue.worker.outcome import Expired, Failed, Interrupted, Outcome, Succeeded, Unknown, Unreadable, WantsRetry
 
 
@@ -58,7 +58,13 @@ def request_of(job: ClaimedJob, call: Call, task: Task[Any, Any]) -> Request:
 
 
 async def perform(
-    job: ClaimedJob, call: Call, task: Task[Any, Any], threads: ThreadPool | None, max_result_bytes: int
+    job: ClaimedJob,
+    call: Call,
+    task: Task[Any, Any],
+    threads: ThreadPool | None,
+    max_result_bytes: int,
+    *,
+    is_soft: bool = False,
 ) -> Outcome:
     """Run the task.
 
@@ -68,18 +74,21 @@ async def perform(
         task: its task.
         threads: where plain functions run; None is the event loop's own pool.
         max_result_bytes: a larger value fails the job.
+        is_soft: it has a soft time limit: a coroutine is run so that it can be told.
     """
     request = request_of(job, call, task)
     CURRENT.set(request)  # this asyncio task's own context: it ends with it
     args = (Context(request), *call.args) if task.is_bound else tuple(call.args)
     kwargs = dict(call.kwargs or {})
     try:
+        if task.needs:
+            kwargs |= await task.provide(kwargs)
         if task.is_coroutine:
-            value = await task.function(*args, **kwargs)
+            value = await _told(job, task.function(*args, **kwargs), is_soft=is_soft)
         else:
-            value = await _in_thread(threads, task.function, args, kwargs)
+            value = await _in_thread(job, threads, task.function, args, kwargs)
         if inspect.isawaitable(value):  # a plain function that gives one back: a partial, a lambda, a wrapper
-            value = await value
+            value = await _told(job, value, is_soft=is_soft)
         return Succeeded(_encode(value, max_result_bytes))
     except Retry as signal:
         return WantsRetry(signal, failure_of(signal.exc) if signal.exc is not None else None)
@@ -122,22 +131,28 @@ def _encode(value: Any, max_bytes: int) -> bytes:
     return data
 
 
+def _told(job: ClaimedJob, awaitable: Awaitable[Any], *, is_soft: bool) -> Awaitable[Any]:
+    """What to await: a job without a soft limit pays nothing for those that have one."""
+    if not is_soft:
+        return awaitable
+    job.run = driven = Driven(awaitable, lambda: job.is_interrupted or job.verdict is not None)
+    return driven
+
+
 async def _in_thread(
-    threads: ThreadPool | None, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    job: ClaimedJob,
+    threads: ThreadPool | None,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> Any:
     """Run a function in a thread, in this context; whatever it raises comes back as data first.
 
     A future cannot carry StopIteration, and a thread that ends by SystemExit would say so on stderr.
     """
-    context = contextvars.copy_context()
-
-    def run() -> tuple[Any, BaseException | None]:
-        try:
-            return context.run(function, *args, **kwargs), None
-        except BaseException as exc:
-            return None, exc
-
+    job.run = run = FunctionRun(function, args, kwargs)
     value, error = await asyncio.get_running_loop().run_in_executor(threads, run)
+    job.run = None
     if error is None:
         return value
     if isinstance(error, StopIteration):

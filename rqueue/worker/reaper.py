@@ -97,17 +97,20 @@ class Reaper:
                 event(logging.ERROR, "redis refused to reap", queue=keys.name, worker=worker, error=str(exc))
         return moved
 
-    async def take_back(self, worker: str, uncharged: bool = False) -> int:
+    async def take_back(self, worker: str, uncharged: bool = False, suspect: str | None = None) -> int:
         """Take back the jobs of a worker whose process is known to be dead; how many. May be repeated.
 
         Args:
             worker: its id.
             uncharged: it was ended on purpose, so that its jobs are not to blame.
+            suspect: the job that alone is charged, if it had started.
 
         Raises:
             BrokerError: Redis could not be asked; what is left is the next call's, or any reaper's.
         """
         charged = set() if uncharged else await self._charged(worker)
+        if suspect in charged:
+            charged = {suspect}
         moved = 0
         for keys in self._queues:
             while await self._broker.condemn(keys, worker):

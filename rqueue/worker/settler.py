@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from rqueue.broker.broker import Broker, Done
 from rqueue.config import Limits
 from rqueue.errors import BrokerUnavailable
 from rqueue.log import event
-from rqueue.wire.record import Failure
+from rqueue.wire.record import Failure, state_of
 from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
 from rqueue.worker.judge import RETRY_RECORD_TTL_S, Judge
 from rqueue.worker.outcome import Ack, Bury, Defer, Release, Settlement, Track
@@ -40,18 +40,34 @@ class Settler:
         inflight: what is claimed; its outbox is what is to be settled.
         limits: how many dead letters are kept, and for how long.
         judge: makes a failure of what Redis refuses to store.
+        lanes: their names; a supervisor that settles in a dead worker's name has one that the worker did not use.
+
+    Attributes:
+        lost: jobs that another worker owned when they were to be settled.
+        dropped: jobs whose result a full Redis did not keep.
+        ended: (task, state) -> runs that were settled so; ``total`` is their sum.
     """
 
-    def __init__(self, broker: Broker, inflight: Inflight, limits: Limits, judge: Judge) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        inflight: Inflight,
+        limits: Limits,
+        judge: Judge,
+        lanes: Sequence[int | str] = range(LANES),
+    ) -> None:
         self._broker, self._inflight, self._limits, self._judge = broker, inflight, limits, judge
         self._waiting: dict[tuple[int, str], list[Item]] = defaultdict(list)
-        self._lanes: dict[tuple[int, str], list[int]] = {}
+        self._names = lanes
+        self._lanes: dict[tuple[int, str], list[int | str]] = {}
         self._number = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_quiet = asyncio.Event()
         self._is_quiet.set()
         self.lost = 0
         self.dropped = 0
+        self.ended: Counter[tuple[str, str]] = Counter()
+        self.total = 0
 
     async def run(self) -> None:
         """Settle until cancelled."""
@@ -68,7 +84,7 @@ class Settler:
             self._waiting[id(item[0].keys), item[0].worker].append(item)
         sent = 0
         for key in list(self._waiting):
-            lanes = self._lanes.setdefault(key, list(range(LANES)))
+            lanes = self._lanes.setdefault(key, list(self._names))
             while self._waiting[key] and lanes:
                 batch = self._next(self._waiting[key])
                 task = asyncio.create_task(self._deliver(key, lanes.pop(), batch), name="rqueue settle")
@@ -107,7 +123,7 @@ class Settler:
         del waiting[: count or 1]
         return batch
 
-    async def _deliver(self, key: tuple[int, str], lane: int, batch: list[Item]) -> None:
+    async def _deliver(self, key: tuple[int, str], lane: int | str, batch: list[Item]) -> None:
         try:
             await self._send(lane, batch)
         except Exception as exc:  # noqa: BLE001 - an error of our own: no slot, waiter or drain may hang on it
@@ -118,7 +134,7 @@ class Settler:
             self._lanes[key].append(lane)
             self._inflight.signals.settle.set()
 
-    async def _send(self, lane: int, batch: list[Item]) -> None:
+    async def _send(self, lane: int | str, batch: list[Item]) -> None:
         """Send one batch until Redis has answered: the jobs stay claimed until then."""
         self._number += 1
         number, pause = self._number, _FIRST_PAUSE_S
@@ -137,7 +153,7 @@ class Settler:
                     self._close(item, answer[index] if answer is not None else ord("0"))
                 return
 
-    async def _ask(self, lane: int, number: int, batch: Sequence[Item]) -> bytes | None:
+    async def _ask(self, lane: int | str, number: int, batch: Sequence[Item]) -> bytes | None:
         job, settlement, _ = batch[0]
         keys, worker, broker = job.keys, job.worker, self._broker
         keep, keep_s = self._limits.dead_max, self._limits.dead_ttl_s
@@ -171,7 +187,7 @@ class Settler:
             case Release():
                 return b"%d" % await broker.release(keys, worker, [(job.message.raw, job.id, job.level)])
 
-    async def _refused(self, lane: int, batch: list[Item], error: Exception) -> None:
+    async def _refused(self, lane: int | str, batch: list[Item], error: Exception) -> None:
         """Redis refuses: in halves, so that the rest is settled; alone, the job fails with what Redis said."""
         if len(batch) > 1:
             middle = len(batch) // 2
@@ -203,12 +219,17 @@ class Settler:
             self.lost += 1
             event(logging.WARNING, "claim lost", **describe(job), was=_name(settlement).lower())
             return
+        if isinstance(settlement, Ack | Bury | Defer) and settlement.record:
+            self.ended[job.seen.get("task", ""), state_of(settlement.record)] += 1
+            self.total += 1
         if mark == ord("2"):
             self.dropped += 1
             event(logging.WARNING, "redis is full, result dropped", **describe(job))
         level, text = _WORDS[_name(settlement)]
         if isinstance(settlement, Ack) and "error" in job.seen:
             level, text = logging.ERROR, "job failed"
+        elif "rate_limit" in job.seen:
+            level = logging.DEBUG  # what a limit puts off is no news, and may be a lot
         event(level, text, **describe(job))
 
 

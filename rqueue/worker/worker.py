@@ -1,10 +1,11 @@
 """The worker: wires the services and their order of shutdown. It reads like a table of contents.
 
-    keepalive   the heart
+    keepalive   the heart, the gauge, the control listener
       outbound  the settler
-        inbound the fetcher, the executor, the promoter, the reaper
+        inbound the fetcher, the executor, the promoter, the reaper, the autoscaler
 
-What is inside ends first: nothing more comes in, then everything is settled, then the lease is given up.
+What is inside ends first: nothing more comes in, then everything is settled, then the lease is given up. Around them
+all stand the app's lifespan, hooks and resources: there before the worker is known to Redis, closed when it is not.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Callable
+from concurrent.futures import Executor as Pool
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,16 +23,26 @@ import orjson
 
 from rqueue.broker.broker import Broker
 from rqueue.client.client import Client
+from rqueue.client.resources import ACTIVE, Resources
 from rqueue.config import WorkerConfig
-from rqueue.errors import BrokerError
+from rqueue.errors import BrokerError, ConfigError
 from rqueue.log import event
+from rqueue.policy.autoscale import Autoscale
+from rqueue.worker.autoscaler import Autoscaler
+from rqueue.worker.commands import Commands
+from rqueue.worker.control import Control
 from rqueue.worker.executor import Executor
 from rqueue.worker.fetcher import Fetcher, register
+from rqueue.worker.gauge import Gauge
 from rqueue.worker.heart import Heart
-from rqueue.worker.inflight import ClaimedJob, Inflight, Phase
+from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
+from rqueue.worker.inspection import Inspection
 from rqueue.worker.judge import Judge
 from rqueue.worker.lease import Lease, this_host
+from rqueue.worker.life import Life
 from rqueue.worker.outcome import Interrupted
+from rqueue.worker.parent import Nobody, Parent
+from rqueue.worker.pools import executor_for
 from rqueue.worker.promoter import Promoter
 from rqueue.worker.reaper import Reaper
 from rqueue.worker.schedule import Schedule
@@ -46,22 +59,38 @@ class Worker:
     Args:
         client: the app.
         config: the settings; its queues are the ones to serve.
+        parent: whoever keeps its process.
+
+    Attributes:
+        main_thread: runs functions in the main thread, for the pool ``prefork``; set by the process, before it runs.
+        is_replaceable: the process ends when a job does not, for another to take its place. False: such a job keeps
+            its slot.
+        must_be_replaced: it ended because a job did not.
     """
 
-    def __init__(self, client: Client, config: WorkerConfig) -> None:
-        self._client, self._config = client, config
+    def __init__(self, client: Client, config: WorkerConfig, parent: Parent | None = None) -> None:
+        self._client, self._config, self._parent = client, config, parent or Nobody()
         self._queues = [client.keys.queue(name) for name in config.queues]
-        self._inflight = Inflight(config.concurrency, config.concurrency * config.prefetch_multiplier)
-        self._lease = Lease(config.lease_s)
+        life = Life(config.max_tasks, config.max_memory_bytes, self._parent.spent)
+        most = config.concurrency * config.prefetch_multiplier
+        self._inflight = Inflight(config.concurrency, most, life, settles_first=config.pool == "solo")
+        self._lease = Lease(config.lease_s, self._parent.registering)
         self._stopping = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._ready = asyncio.Event()
         self._main: asyncio.Task[None] | None = None
+        self.main_thread: Pool | None = None
+        self.is_replaceable = self.must_be_replaced = False
 
     @property
     def id(self) -> str:
         """The worker's id now; a new one after a lost lease."""
         return self._lease.worker
+
+    @property
+    def has_started(self) -> bool:
+        """Whether it came as far as taking jobs."""
+        return self._ready.is_set()
 
     @property
     def running(self) -> int:
@@ -105,6 +134,18 @@ class Worker:
             self._stop_now.set()
         self._stopping.set()
 
+    def resize(self, slots: int) -> None:
+        """Run so many jobs at once from now on, at least one; running ones go on, also where they are too many.
+
+        Raises:
+            ConfigError: a process of this pool runs one job.
+        """
+        if self._config.pool in ("prefork", "solo") and slots != 1:
+            raise ConfigError(f"slots {slots!r}: a process of the pool {self._config.pool!r} runs one job")
+        slots = max(1, slots)
+        self._inflight.resize(slots, slots * self._config.prefetch_multiplier)
+        event(logging.INFO, "worker resized", worker=self.id, slots=slots)
+
     async def drain(self, *, scheduled: bool = False) -> None:
         """Return when nothing waits or runs in the worker's queues.
 
@@ -120,7 +161,7 @@ class Worker:
             self._fetcher.poke()
             await self._idle_or_ended()
             await self._settler.drained()
-            sizes = [await self._broker.sizes(keys) for keys in self._queues]
+            sizes = [await self._broker.sizes(keys) for keys in list(self._fetcher.served)]
             is_empty = not any(sum(size.waiting) + size.running + size.scheduled * scheduled for size in sizes)
             if is_empty and idle.is_set():  # nothing was claimed here while the sizes were asked
                 return
@@ -136,37 +177,73 @@ class Worker:
         if self._stopping.is_set():
             raise BrokerError("the worker stops: what it drains is not done")
 
+    async def ready(self) -> None:
+        """Return when it works."""
+        await self._ready.wait()
+
+    def lease_told(self, worker: str, sent_s: float, is_registered: bool) -> None:
+        """The supervisor has renewed the lease of that id, or was told that it is not registered."""
+        self._heart.told(worker, sent_s, is_registered)
+
     async def run(self) -> None:
         """Work until :meth:`stop`.
 
         Raises:
             BrokerError: Redis could not be reached to begin with.
+            StartupFailed: the app's lifespan, a startup hook or a resource failed.
+            ConfigError: resources need each other in a circle; or the pool is ``prefork``, and the process gave no
+                main thread.
         """
         self._wire()
+        token = ACTIVE.set(self._resources)
         try:
-            await self._broker.open()
-            await register(self._broker, self._queues, self._lease)
-            await self._warn_about_eviction()
-            event(logging.INFO, "worker started", worker=self.id, queues=",".join(self._config.queues), **self._size())
-            async with anyio.create_task_group() as keepalive:
-                keepalive.start_soon(self._heart.run)
-                async with anyio.create_task_group() as outbound:
-                    outbound.start_soon(self._settler.run)
-                    async with anyio.create_task_group() as inbound:
-                        for service in (self._fetcher, self._executor, self._promoter, self._reaper):
+            await self._broker.open()  # first: while Redis is away nothing else is opened, again and again
+            if await self._open_resources():
+                await self._serve()
+        finally:
+            ACTIVE.reset(token)
+            self._executor.close()
+            try:
+                await self._close_resources()
+            finally:
+                await self._broker.close()
+        event(logging.INFO, "worker stopped", worker=self.id)
+
+    async def _serve(self) -> None:
+        await register(self._broker, self._queues, self._lease)
+        self._fetcher.fetched_ms = self._broker.clock.now_ms()
+        await self._warn_about_eviction()
+        event(logging.INFO, "worker started", worker=self.id, queues=",".join(self._config.queues), **self._size())
+        async with anyio.create_task_group() as keepalive:
+            keepalive.start_soon(self._heart.run)
+            keepalive.start_soon(self._gauge.run)
+            keepalive.start_soon(self._control.run)
+            async with anyio.create_task_group() as outbound:
+                outbound.start_soon(self._settler.run)
+                async with anyio.create_task_group() as inbound:
+                    self._ready.set()
+                    if await self._turn_has_come():
+                        for service in self._inbound():
                             inbound.start_soon(service.run)
-                        self._ready.set()
                         await self._stopping.wait()
                         await self._finish()
-                        inbound.cancel_scope.cancel()
-                    await self._settle_all()
-                    outbound.cancel_scope.cancel()
-                await self._leave()
-                keepalive.cancel_scope.cancel()
-        finally:
-            self._executor.close()
-            await self._broker.close()
-        event(logging.INFO, "worker stopped", worker=self.id)
+                    inbound.cancel_scope.cancel()
+                await self._settle_all()
+                outbound.cancel_scope.cancel()
+            await self._leave()
+            keepalive.cancel_scope.cancel()
+
+    async def _turn_has_come(self) -> bool:
+        """Wait until the worker may claim; false when it is stopped before that."""
+        turn = asyncio.create_task(self._parent.turn())
+        stop = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait([turn, stop], return_when=asyncio.FIRST_COMPLETED)
+        for task in (turn, stop):
+            task.cancel()
+        return not self._stopping.is_set()
+
+    def _inbound(self) -> tuple[Fetcher | Executor | Promoter | Reaper | Autoscaler, ...]:
+        return self._fetcher, self._executor, self._promoter, self._reaper, self._autoscaler
 
     def _wire(self) -> None:
         """Make the services; they know the broker, the table of claimed jobs and its events, not each other."""
@@ -175,12 +252,80 @@ class Worker:
         self._broker = broker = Broker(client.endpoint, client.keys)
         self._judge = judge = Judge(limits, config, broker.clock.now_ms)
         schedule = Schedule(signals.promote)
-        self._heart = Heart(client.endpoint, queues, lease, signals, self._card, config.max_loop_stall_s)
+        parent = self._parent
+        # In solo the loop stands still for as long as a job's function runs: that says nothing.
+        stall_s = math.inf if config.pool == "solo" else config.max_loop_stall_s
+        self._heart = Heart(client.endpoint, queues, lease, signals, self._card, stall_s, lambda: parent.keeps_lease)
+        self._gauge = Gauge(inflight, parent, self._card, self._spent)
         self._settler = Settler(broker, inflight, limits, judge)
         self._fetcher = Fetcher(broker, queues, inflight, lease, schedule, judge, client.config, config)
-        self._executor = Executor(broker, client.tasks, inflight, lease, judge, limits)
+        pool = executor_for(config, inflight.slots, self.main_thread)
+        self._executor = Executor(
+            broker, client.tasks, inflight, lease, judge, limits, config, pool, self._has_stuck, self._parent
+        )
         self._promoter = Promoter(broker, queues, schedule, signals.promote)
         self._reaper = Reaper(broker, queues, client.tasks, judge, limits, config)
+        self._resources = Resources(client)
+        scale = Autoscale(*config.autoscale) if config.autoscale is not None else None
+        self._autoscaler = Autoscaler(broker, self._fetcher.served, inflight, scale, self.resize)
+        self._control = Control(
+            broker, lease, self._verbs(), self._parent.ask if parent.replaces else None, self._passed_on()
+        )
+
+    async def _open_resources(self) -> bool:
+        """Start what the app shares; false when the worker is stopped meanwhile, which need not wait for it."""
+        starting = asyncio.create_task(self._resources.start())
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            starting.cancel()
+        await asyncio.wait([starting])
+        if starting.cancelled():
+            return False
+        starting.result()
+        return True
+
+    async def _close_resources(self) -> None:
+        """Close what the app shares; it is given as much time as running jobs are."""
+        closing = asyncio.create_task(self._resources.close())
+        await self._in_time(closing, max(self._config.shutdown_timeout_s, _LEAVE_S))
+        await asyncio.wait([closing], timeout=_CANCEL_GRACE_S)
+
+    def _has_stuck(self, job: ClaimedJob) -> None:
+        """A job does not end though its time is up: it is settled, and only the end of the process ends it."""
+        if not self.is_replaceable:
+            event(logging.ERROR, "job does not end, it keeps its slot", **describe(job))
+            return
+        event(logging.ERROR, "job does not end, the process must be replaced", **describe(job))
+        self.must_be_replaced = True
+        self.stop()
+        self.stop()
+
+    def _verbs(self) -> dict[str, Callable[..., Any]]:
+        """What an operator can ask of this worker."""
+        client, inflight, fetcher, executor = self._client, self._inflight, self._fetcher, self._executor
+        inspection = Inspection(
+            self._broker,
+            client.config,
+            self._config,
+            client.tasks,
+            inflight,
+            self._lease,
+            self._heart,
+            self._settler,
+            fetcher,
+            executor,
+        )
+        serves = self._parent.serves
+        commands = Commands(client.keys, client.tasks, inflight, fetcher, executor, self.resize, self.stop, serves)
+        return {**inspection.verbs(), **commands.verbs()}
+
+    def _passed_on(self) -> frozenset[str]:
+        """Verbs that are the supervisor's: a child that stops is replaced, and one of prefork's is one slot."""
+        pool = ("pool_grow", "pool_shrink") if self._config.pool == "prefork" else ()
+        return frozenset(("shutdown", *pool))
 
     async def _finish(self) -> None:
         """Claimed and unstarted jobs go back first; then what runs may end, as long as it is given time."""
@@ -248,14 +393,33 @@ class Worker:
                 url=self._client.endpoint.shown,
             )
 
-    def _size(self) -> dict[str, int]:
+    def _spent(self) -> None:
+        """Nothing may be started any more: a supervisor replaces the process, and without one the worker ends."""
+        if not self._parent.replaces and not self._stopping.is_set():
+            event(logging.INFO, "worker has done its share", worker=self.id, jobs=self._inflight.life.started)
+            self.stop()
+
+    def _size(self) -> dict[str, Any]:
         return {
-            "concurrency": self._config.concurrency,
+            "concurrency": self._inflight.slots,
             "most_held": self._inflight.most,
             "tasks": len(self._client.tasks),
         }
 
     def _card(self) -> bytes:
-        """What the worker says of itself at each beat."""
-        card = {**this_host(), **self._size(), "queues": list(self._config.queues)}
-        return orjson.dumps({**card, "running": self.running, "held": self.held})
+        """What the worker says of itself at each beat; moments are ms on Redis's clock."""
+        card = {**this_host(), **self._size(), "queues": [keys.name for keys in list(self._fetcher.served)]}
+        return orjson.dumps(
+            {
+                **card,
+                "state": "stopping" if self._stopping.is_set() else "running",
+                "running": self.running,
+                "held": self.held,
+                "done": self._settler.total,
+                "stalls": self._heart.stalls,
+                "heartbeat": self._config.heartbeat_s,
+                "block": self._config.longest_block_s,
+                "beat": self._broker.clock.now_ms(),
+                "fetched": self._fetcher.fetched_ms,
+            }
+        )

@@ -447,3 +447,26 @@ async def settle(broker, keys, message, done, verb):
             return await broker.record(keys, "a", done("a").record, "60", letter, 100, 86_400, worker="w")
         case _:
             return await broker.track(keys, "w", "a", message("a"), b'{"state":"STARTED"}', 60)
+
+
+# For operators
+
+
+async def test_the_next_scheduled_jobs(broker, raw):
+    keys = broker.keys.queue("email")
+    await raw("ZADD", keys.scheduled, 3000, "c", 1000, "a", 2000, "b")
+    assert await broker.scheduled(keys, 2) == [("a", 1000), ("b", 2000)]
+    assert await broker.scheduled(broker.keys.queue("none"), 2) == []
+
+
+async def test_the_server_says_what_it_is_where_it_says_so(broker):
+    version = await broker.server_version()
+    if broker.endpoint.is_memory:
+        assert version.startswith("it does not say")
+    else:
+        assert version.split()[0] in ("Redis", "Valkey")
+        assert version.split()[1][0].isdigit()
+
+
+async def test_publishing_says_how_many_heard(broker):
+    assert await broker.publish(broker.keys.control, b"x") == 0

@@ -183,3 +183,45 @@ async def test_closing_while_redis_is_away(new_server):
     await asyncio.sleep(0)
     async with asyncio.timeout(5):
         await ear.subscription.close()
+
+
+@on_redis
+async def test_a_channel_that_is_forbidden_is_not_asked_for_again_and_again(broker, raw, monkeypatch):
+    """Under an ACL without the channel. Breaks when each refusal is a new connection two seconds later."""
+    await raw("ACL", "SETUSER", "deaf", "on", ">pw", "~*", "+@all", "resetchannels")
+    pauses: asyncio.Queue = asyncio.Queue()
+    forever = asyncio.Event()
+
+    async def sleep(seconds):
+        pauses.put_nowait(seconds)
+        await forever.wait()
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("rqueue.broker.subscription.asyncio.sleep", sleep)
+            ear = Ear(Endpoint(broker.endpoint.shown.replace("://", "://deaf:pw@")).connection)
+            ear.subscription.add(b"a")
+            async with asyncio.timeout(5):
+                assert await pauses.get() == 60
+            await ear.subscription.close()
+    finally:
+        await raw("ACL", "DELUSER", "deaf")
+
+
+async def test_a_quiet_connection_is_asked_whether_it_is_there(broker, raw):
+    """And answers: it goes on listening, over the same connection. Breaks when a pong is taken for a message."""
+    heard: asyncio.Queue = asyncio.Queue()
+    listening: asyncio.Queue = asyncio.Queue()
+    connect = broker.endpoint.connection
+    subscription = Subscription(connect, lambda *each: heard.put_nowait(each), listening.put_nowait, "x", 0.02)
+    subscription.add(b"a")
+    async with asyncio.timeout(5):
+        await listening.get()
+        for _ in range(5):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await heard.get()
+        await raw("PUBLISH", b"a", b"1")
+        assert await heard.get() == (b"a", b"1")
+    assert listening.empty()
+    await subscription.close()

@@ -48,3 +48,15 @@ def test_a_second_run_counts_as_a_start_and_the_first_end_stands(log):
     oracle.read()
     assert (oracle.starts["a"], oracle.ended["a"], oracle.last_end) == (2, 3.0, 4.0)
     assert oracle.running(3) == []
+
+
+def test_the_busiest_process(log):
+    oracle = Oracle(log)
+    assert oracle.busiest() is None
+    log.write_text("start a 1 1.0\nstart b 2 1.0\nstart c 2 1.0\n")
+    oracle.read()
+    assert oracle.busiest() == 2
+    with log.open("a") as more:
+        more.write("end b 2 2.0\nend c 2 2.0\nend a 1 2.0\n")
+    oracle.read()
+    assert oracle.busiest() is None

@@ -39,7 +39,7 @@ def test_what_never_ended_is_lost(report):
     assert not made.has_passed
 
 
-def test_a_kill_of_an_idle_worker_proves_nothing(report):
+def test_a_kill_of_an_idle_process_proves_nothing(report):
     assert not report(kill=Kill(1, 12.0, ())).has_passed
 
 

@@ -41,6 +41,11 @@ def test_there_are_the_commands_of_the_design():
         ("workers",),
         ("purge",),
         ("demo",),
+        ("status",),
+        ("top",),
+        ("inspect",),
+        ("control",),
+        ("health",),
         ("dead", "list"),
         ("dead", "show"),
         ("dead", "retry"),
@@ -48,8 +53,9 @@ def test_there_are_the_commands_of_the_design():
     }
 
 
-def test_all_but_the_worker_print_json():
-    assert {path for path, command in COMMANDS if "--json" not in dict(options_of(command))} == {("worker",)}
+def test_all_but_the_worker_and_the_screen_print_json():
+    without = {path for path, command in COMMANDS if "--json" not in dict(options_of(command))}
+    assert without == {("worker",), ("top",)}
 
 
 @pytest.mark.parametrize("path", [(), *(path for path, _ in ALL_COMMANDS)], ids=" ".join)

@@ -1,7 +1,9 @@
 """What operators do, on each kind of broker: what is stored is compared before and after."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
+import orjson
 import pytest
 
 from rqueue import RQueue
@@ -205,3 +207,34 @@ async def test_a_namespace_sees_its_own_only(app, url):
     other = RQueue(url, namespace="other")
     async with other:
         assert [queue.name for queue in await Admin(other).queues()] == ["default"]
+
+
+async def test_what_a_worker_says_of_itself(app, admin):
+    """Moments become ages on Redis's clock; a real worker says all of it."""
+    broker = app.session().broker
+    await broker.announce("email")
+    await broker.register(app.keys.queue("email"), "host:7:ab", 30)
+    now = broker.clock.now_ms()
+    told = {"state": "stopping", "queues": ["a"], "done": 4, "stalls": 1, "heartbeat": 5.0, "block": 4}
+    card = orjson.dumps({**told, "beat": now - 2000, "fetched": now - 3000})
+    await broker.renew([app.keys.queue("email")], "host:7:ab", 30, card)
+    (status,) = await admin.workers()
+    assert (status.state, status.serves, status.done, status.stalls) == ("stopping", ("a",), 4, 1)
+    assert (status.heartbeat_s, status.block_s, status.is_live) == (5.0, 4, True)
+    assert 2 <= status.beat_age_s < 30
+    assert 3 <= status.fetched_age_s < 30
+    odd = dict.fromkeys(("state", "queues", "done", "stalls", "heartbeat", "block", "beat", "fetched"), "x")
+    await broker.renew([app.keys.queue("email")], "host:7:ab", 30, orjson.dumps({**odd, "pid": True, "state": 7}))
+    (status,) = await admin.workers()
+    assert (status.state, status.serves, status.done, status.beat_age_s, status.pid) == (None,) * 5
+
+
+async def test_a_real_worker_says_all_of_it(app, admin):
+    async with app.worker(concurrency=3) as worker:
+        async with asyncio.timeout(5):
+            while (status := (await admin.workers())[0]).beat_age_s is None:
+                pass
+        assert (status.id, status.state, status.serves, status.concurrency) == (worker.id, "running", ("default",), 3)
+        assert (status.running, status.held, status.done, status.stalls) == (0, 0, 0, 0)
+        assert (status.heartbeat_s, status.block_s) == (5.0, 4.0)
+        assert 0 <= status.fetched_age_s < 30

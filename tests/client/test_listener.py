@@ -274,10 +274,10 @@ async def test_the_end_is_delivered_though_the_listeners_connection_was_killed(r
         look = store(real_app)
         handles = [await job.enqueue(n) for n in range(10)]
         waiters = [asyncio.create_task(handle.result()) for handle in handles]
-        await until(lambda: subscribed(look) == 10)
+        await until(lambda: subscribed(look) == 11)  # and the worker to the control channel
         with pytest.raises(WaitTimeout):
             await handles[0].result(timeout=0.1)  # so that the looks after the subscription are over as well
-        assert look.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub") == 1
+        assert look.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub") == 2
         go_on.set()
         async with asyncio.timeout(10):
             assert await asyncio.gather(*waiters) == list(range(10))

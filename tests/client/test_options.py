@@ -32,6 +32,11 @@ WRONG_EVERYWHERE = [
     *[("priority", value, PRIORITY) for value in (0, 11, -1, True, False, "3", 3.0, 5.5, [3])],
     *[("queue", value, QUEUE) for value in ("{email}", "e mail", "", "a" * 65, "é", "a:b", "a\n", 3, b"email")],
     *[("max_retries", value, RETRIES) for value in (-1, True, 1.5, "3")],
+    *[
+        (name, value, "")
+        for name in ("time_limit", "soft_time_limit")
+        for value in (0, -1, math.nan, math.inf, "10", True, timedelta(0), [3])
+    ],
 ]
 WRONG_IN_A_CALL = [
     *WRONG_EVERYWHERE,
@@ -228,7 +233,17 @@ def test_the_defaults_are_celerys():
         track_started=False,
         result_ttl=INHERIT,
         dead_letter=True,
+        time_limit=None,
+        soft_time_limit=None,
     )
+
+
+@pytest.mark.parametrize("options", [TaskOptions, CallOptions])
+@pytest.mark.parametrize("soft", [30, 31.5, timedelta(minutes=1)])
+def test_the_soft_limit_is_below_the_hard_one(options, soft):
+    with pytest.raises(ConfigError, match=r"soft_time_limit .*: below the time_limit, which is 30\.0"):
+        options(time_limit=30, soft_time_limit=soft)
+    assert options(time_limit=30, soft_time_limit=29.9).soft_time_limit == 29.9
 
 
 def test_what_a_type_checker_allows_is_what_is_allowed():

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from rqueue import ConfigError, Context, RQueue
+from rqueue import ConfigError, Context, Depends, RQueue
 from rqueue.client.task import Prepared, Signature
 
 
@@ -102,6 +102,41 @@ def test_a_partial_needs_a_name_and_says_so(tasks):
         tasks.task(functools.partial(add, 1))
     named = tasks.task(name="add.one")(functools.partial(add, 1))
     assert named.s(2).args == (2,)
+
+
+def client() -> str:
+    return "the client"
+
+
+async def test_what_the_worker_gives_is_no_argument(tasks):
+    """Nor is it in the signature that errors show; what stands behind it is given by name."""
+
+    @tasks.task
+    async def fetch(url: str, client: str = Depends(client), depth: int = 1) -> None: ...
+
+    @tasks.task(bind=True)
+    async def takes_any(self: Context, *urls: str, client: str = Depends(client), **more: int) -> None: ...
+
+    assert fetch.s("x", depth=2).kwargs == {"depth": 2}
+    assert fetch.needs == takes_any.needs == {"client": client}
+    assert takes_any.s("x", "y", depth=2).args == ("x", "y")
+    for wrong in (lambda: fetch.s("x", client="mine"), lambda: fetch.delay("x", client="mine")):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'client'") as caught:
+            wrong()
+        assert str(caught.value).startswith(f"{fetch.name}(url: str, *, depth: int = 1) -> None: ")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'client'"):
+        await takes_any.enqueue("x", client="mine")
+    with pytest.raises(TypeError, match="too many positional arguments"):
+        await fetch.enqueue("x", "mine")
+    assert not tasks._sessions
+
+
+def test_a_task_without_resources_needs_none(tasks):
+    @tasks.task
+    def add(a: int, b: int = 2) -> int:
+        return a + b
+
+    assert add.needs == {}
 
 
 def test_a_signature_is_the_call_and_its_options(tasks):

@@ -4,6 +4,7 @@ The pages' files are written into a directory and run as a reader would: the wor
 command that the page gives, on a real server whose address takes the place of the page's.
 """
 
+import asyncio
 import importlib
 import importlib.util
 import os
@@ -12,9 +13,11 @@ import shlex
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 
@@ -24,15 +27,25 @@ from httpx import ASGITransport, AsyncClient
 
 from rqueue.client.admin import Admin
 from rqueue.testing import in_memory, working
+from rqueue.wire.control import CONTROL, INSPECT
 from rqueue.wire.keys import Keys, QueueKeys
 
 ROOT = Path(__file__).parents[2]
-README, TUTORIAL, TESTING, GUARANTEES, PROTOCOL = (
+README, TUTORIAL, TESTING, RESOURCES, GUARANTEES, PROTOCOL, WORKERS = (
     ROOT / name
-    for name in ("README.md", "docs/tutorial.md", "docs/testing.md", "docs/guarantees.md", "docs/protocol.md")
+    for name in (
+        "README.md",
+        "docs/tutorial.md",
+        "docs/testing.md",
+        "docs/resources.md",
+        "docs/guarantees.md",
+        "docs/protocol.md",
+        "docs/workers.md",
+    )
 )
+OPERATIONS = ROOT / "docs" / "operations.md"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-RQUEUE = [sys.executable, "-c", "from rqueue.cli import main; main()"]
+RQUEUE = [sys.executable, "-c", "from rqueue.cli.program import main; main()"]
 URL = "redis://localhost:6379/0"
 
 # What the Django view of the tutorial imports: Django is not installed, and not what is tested.
@@ -263,7 +276,7 @@ async def check_web(module: ModuleType) -> None:
 # The other pages
 
 
-@pytest.mark.parametrize("page", [TUTORIAL, TESTING], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [TUTORIAL, TESTING, RESOURCES], ids=lambda page: page.stem)
 def test_the_tests_on_the_page_pass(unpack, page):
     directory = unpack(page)
     names = sorted(path.name for path in directory.glob("test_*.py"))
@@ -279,6 +292,46 @@ def test_the_program_without_pytest(unpack):
     assert run(sys.executable, "plain.py") == "['order 7'] 3\n"
 
 
+class Shop(BaseHTTPRequestHandler):
+    """What the tasks of the page on resources ask for prices."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"250" if self.path == "/prices/tea" else b"no price")
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def shop(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Shop) as server:
+        monkeypatch.setenv("SHOP_URL", f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join()
+
+
+async def test_the_resources_of_a_worker_and_of_a_script(unpack, shop):
+    unpack(RESOURCES)
+    module = load("prices")
+    with worker(command(RESOURCES, "rqueue", "worker")):
+        async with module.app:
+            assert await (await module.price.enqueue("tea")).result(timeout=20) == 250
+    assert run(sys.executable, "script.py") == "250\n"
+
+
+async def test_a_workers_start_and_end(unpack, capsys):
+    unpack(RESOURCES)
+    module = load("lifecycle")
+    with in_memory(module.app):
+        async with working(module.app):
+            assert capsys.readouterr().out == "the worker starts\nthe cache is warm\n"
+    assert capsys.readouterr().out == "goodbye\nthe worker has ended\n"
+
+
 async def test_a_payment_is_booked_once_however_often_it_runs(unpack):
     unpack(GUARANTEES)
     module = load("payments")
@@ -289,7 +342,53 @@ async def test_a_payment_is_booked_once_however_often_it_runs(unpack):
             assert await (await once.enqueue("ann", 5)).result(timeout=10) is False
 
 
-@pytest.mark.parametrize("page", [README, TUTORIAL, TESTING, GUARANTEES, PROTOCOL], ids=lambda page: page.name)
+async def test_a_report_is_cut_short_by_its_soft_limit(unpack):
+    unpack(WORKERS)
+    module = load("reports")
+    with in_memory(module.app):
+        async with working(module.app):
+            short = await (await module.report.options(soft_time_limit=0.1).enqueue(1_000_000)).result(timeout=20)
+            assert (await (await module.report.enqueue(2)).result(timeout=20))["complete"] is True
+    assert short["complete"] is False
+
+
+async def test_workers_are_asked_from_python(unpack):
+    unpack(OPERATIONS)
+    module = load("ask")
+    async with module.app, working(module.app, concurrency=3):
+        lines = (await asyncio.to_thread(run, sys.executable, "ask.py")).splitlines()
+    assert lines == ["running 0 ('default',)", "{'slots': 5, 'was': 3}", "0 silent"]
+
+
+def test_operations_tells_of_each_verb():
+    told = re.findall(r"^\| (`.*?) \|", OPERATIONS.read_text(encoding="utf-8"), re.MULTILINE)
+    names = [name.split()[0] for cell in told for name in re.findall(r"`([^`]+)`", cell)]
+    assert names == [*INSPECT, *CONTROL]
+
+
+def test_the_commands_of_operations_are_understood(redis_url, monkeypatch):
+    """Against a Redis without workers: none is there, or healthy, and nothing is wrong with the words."""
+    monkeypatch.setenv("RQUEUE_URL", redis_url)
+    codes = {
+        " ".join(words[1:3]): subprocess.run([*RQUEUE, *words[1:]], capture_output=True, check=False).returncode
+        for words in shell_lines(OPERATIONS)
+        if "-d" not in words
+    }
+    assert codes == {
+        "status": 0,
+        "top": 0,
+        "inspect ping": 4,
+        "control pool_grow": 4,
+        "control rate_limit": 4,
+        "health": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    "page",
+    [README, TUTORIAL, TESTING, RESOURCES, GUARANTEES, PROTOCOL, WORKERS, OPERATIONS],
+    ids=lambda page: page.name,
+)
 def test_all_python_on_the_page_is_run(page):
     """Each block is a file, and the tests above run each file: what cannot be run does not belong on the page."""
     for block in blocks(page):

@@ -54,6 +54,7 @@ MESSAGES = {
             max_retries=None,
         ),
     ),
+    "limits": (Header(id="order-19"), Call("tasks.add", [1, 2], time_limit=30.0, soft_time_limit=25.5)),
     "escaped": (
         Header(id="escaped-1"),
         Call("tasks.store", [{"$bytes": "plain text"}, {"$dict": 1}, {"$bytes": 1, "more": 2}]),

@@ -129,3 +129,12 @@ def test_an_allowance_is_never_more_than_the_slots_can_start(slots: int, run_s: 
     for _ in range(count):
         pace.ended(run_s, 7.0)
     assert pace.allowance(7.0) <= slots / run_s * HORIZON_S * (1 + 1e-9)
+
+
+def test_other_slots_count_at_once():
+    pace = Pace(1)
+    for _ in range(1000):
+        pace.ended(0.1, 7.0)
+    before = pace.allowance(7.0)
+    pace.slots = 10
+    assert pace.allowance(7.0) == 10 * before == 10

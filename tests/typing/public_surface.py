@@ -1,10 +1,24 @@
 """The public face as a type checker sees it: each call has the types of the task's own function. Never run."""
 
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
-from rqueue import Context, Job, JobInfo, Queue, Request, RQueue, Signature, State, SyncJob, Task, current_request
+from rqueue import (
+    Context,
+    Depends,
+    Job,
+    JobInfo,
+    Queue,
+    Request,
+    RQueue,
+    Signature,
+    State,
+    SyncJob,
+    Task,
+    current_request,
+)
 
 app = RQueue(
     "memory://",
@@ -33,6 +47,11 @@ async def with_options(fir_id: str) -> list[str]:
 @app.task(priority=3, expires=timedelta(minutes=1), default_retry_delay=0.5, result_ttl=None)
 def with_options_sync(fir_id: str) -> bytes:
     return fir_id.encode()
+
+
+@app.task(time_limit=30, soft_time_limit=timedelta(seconds=20))
+async def with_limits(fir_id: str) -> str:
+    return fir_id
 
 
 @app.task(bind=True, max_retries=3)
@@ -70,6 +89,93 @@ async def variadic(*numbers: int, **names: str) -> int:
     return len(numbers) + len(names)
 
 
+class Client:
+    """A class is a provider as well; one that is a context manager is still itself."""
+
+    async def __aenter__(self) -> int:
+        raise NotImplementedError
+
+    async def __aexit__(self, *error: object) -> None: ...
+
+
+def provides() -> Client:
+    raise NotImplementedError
+
+
+async def provides_later() -> Client:
+    raise NotImplementedError
+
+
+def yields() -> Iterator[Client]:
+    raise NotImplementedError
+
+
+async def yields_later() -> AsyncIterator[Client]:
+    yield Client()
+
+
+@contextmanager
+def manages(size: int = 5) -> Iterator[Client]:
+    yield Client()
+
+
+@asynccontextmanager
+async def manages_later(client: Client = Depends(yields_later)) -> AsyncIterator[Client]:
+    yield client
+
+
+def depends() -> None:
+    assert_type(Depends(Client), Client)
+    assert_type(Depends(provides), Client)
+    assert_type(Depends(provides_later), Client)
+    assert_type(Depends(yields), Client)
+    assert_type(Depends(yields_later), Client)
+    assert_type(Depends(manages), Client)
+    assert_type(Depends(manages_later), Client)
+    assert_type(Depends(lambda: 5), int)
+
+
+@app.task
+async def with_resources(url: str, client: Client = Depends(manages_later)) -> int:
+    raise NotImplementedError
+
+
+@app.task(bind=True)
+def bound_with_resources(self: Context, url: str, *, client: Client = Depends(yields)) -> int:
+    raise NotImplementedError
+
+
+@asynccontextmanager
+async def lifespan(app: RQueue) -> AsyncIterator[None]:
+    yield
+
+
+async def bare_lifespan(app: RQueue) -> AsyncIterator[None]:
+    yield
+
+
+with_lifespan = RQueue("memory://", lifespan=lifespan)
+with_bare_lifespan = RQueue("memory://", lifespan=bare_lifespan)
+
+
+@app.on_startup
+async def starts() -> None: ...
+
+
+@app.on_shutdown
+def ends() -> None: ...
+
+
+async def resources() -> None:
+    assert_type(await with_resources.enqueue("x"), Job[int])
+    assert_type(await bound_with_resources.enqueue("x"), Job[int])
+    app.dependency_overrides[manages_later] = Client
+    await starts()
+    ends()
+    async with app.resources():
+        await with_resources("x")
+
+
 async def enqueue() -> None:
     assert_type(await plain_async.enqueue(1, b="x"), Job[dict[str, int]])
     assert_type(await plain_sync.enqueue(1, flag=True), Job[str])
@@ -90,6 +196,8 @@ async def options() -> None:
     assert_type(await prepared.enqueue(1, b="x"), Job[dict[str, int]])
     assert_type(await prepared.options(task_id="other", eta=datetime.now(UTC)).enqueue(1), Job[dict[str, int]])
     assert_type(await bound_sync.options(countdown=timedelta(seconds=1)).enqueue(1, 2), Job[int])
+    assert_type(await with_limits.options(time_limit=timedelta(minutes=1)).enqueue("a"), Job[str])
+    assert_type(with_limits.apply_async(("a",), time_limit=5, soft_time_limit=None), SyncJob[str])
     assert_type(prepared.s(1), Signature[dict[str, int]])
     assert_type(prepared.delay(1), SyncJob[dict[str, int]])
 

@@ -4,7 +4,7 @@
 away and compares what is left line by line.
 """
 
-from rqueue import Context, RQueue
+from rqueue import Context, Depends, RQueue
 
 app = RQueue("memory://")
 
@@ -22,6 +22,21 @@ def synchronous(a: int, *, flag: bool = False) -> str:
 @app.task(bind=True)
 def bound(self: Context, a: int) -> float:
     return a / (self.request.retries + 1)
+
+
+def provides_text() -> str:
+    return "text"
+
+
+@app.task
+async def with_a_wrong_resource(number: int = Depends(provides_text)) -> None: ...  # type: ignore[assignment]
+
+
+@app.on_startup  # type: ignore[type-var]
+async def takes_one(number: int) -> None: ...
+
+
+RQueue(lifespan=provides_text)  # type: ignore[arg-type]
 
 
 async def wrong_arguments() -> None:
@@ -47,6 +62,8 @@ async def wrong_options() -> None:
     asynchronous.options(queue="email").options(time=1)  # type: ignore[call-arg]
     synchronous.apply_async((1,), priorty=9)  # type: ignore[call-arg]
     app.task(max_retrys=3)  # type: ignore[call-overload]
+    app.task(time_limit="30")  # type: ignore[call-overload]
+    asynchronous.options(soft_time_limit="30")  # type: ignore[arg-type]
     app.task(queue=3)  # type: ignore[call-overload]
     app.task(autoretry_for=ConnectionError)  # type: ignore[call-overload]
     app.task(bind=1)  # type: ignore[call-overload]

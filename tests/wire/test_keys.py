@@ -44,6 +44,7 @@ def test_the_names():
         b"rqueue:{email}:result:w:1",
     ]
     assert Keys().queues == b"rqueue:queues"
+    assert (Keys().control, Keys().reply("1f")) == (b"rqueue:control", b"rqueue:control:reply:1f")
 
 
 def test_a_priority_is_the_index_of_its_list():

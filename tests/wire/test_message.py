@@ -38,6 +38,7 @@ VALUES = st.recursive(
     max_leaves=10,
 )
 MOMENTS = st.none() | st.integers(0, 2**53)
+LIMITS = st.none() | st.integers(1, 2**31) | st.floats(0, exclude_min=True, allow_infinity=False)
 CALLS = st.builds(
     Call,
     task=st.text(min_size=1),
@@ -48,6 +49,8 @@ CALLS = st.builds(
     parent_id=st.none() | IDS,
     root_id=st.none() | IDS,
     max_retries=st.just(...) | st.none() | st.integers(0, 2**31),
+    time_limit=LIMITS,
+    soft_time_limit=LIMITS,
 )
 
 VALID = b'1 9 2 3 1767225600000 order-17 {"task":"tasks.add","args":[1,{"$bytes":"YQ=="}],"kwargs":{"a":null}}'
@@ -65,6 +68,8 @@ def plain(call: Call) -> tuple[Any, ...]:
         call.parent_id,
         call.root_id,
         call.max_retries,
+        call.time_limit,
+        call.soft_time_limit,
     )
 
 
@@ -260,6 +265,16 @@ def test_null_is_as_good_as_no_field():
         (b'{"task":"t","max_retries":1.0}', "'max_retries'"),
         (b'{"task":"t","max_retries":true}', "'max_retries'"),
         (b'{"task":"t","max_retries":"3"}', "'max_retries'"),
+        (b'{"task":"t","time_limit":0}', "'time_limit'"),
+        (b'{"task":"t","time_limit":-1}', "'time_limit'"),
+        (b'{"task":"t","time_limit":true}', "'time_limit'"),
+        (b'{"task":"t","time_limit":"30"}', "'time_limit'"),
+        (b'{"task":"t","time_limit":[1]}', "'time_limit'"),
+        (b'{"task":"t","soft_time_limit":0}', "'soft_time_limit'"),
+        (b'{"task":"t","soft_time_limit":-1}', "'soft_time_limit'"),
+        (b'{"task":"t","soft_time_limit":true}', "'soft_time_limit'"),
+        (b'{"task":"t","soft_time_limit":"30"}', "'soft_time_limit'"),
+        (b'{"task":"t","soft_time_limit":[1]}', "'soft_time_limit'"),
     ],
     ids=lambda part: repr(part[:40]),
 )
@@ -286,7 +301,20 @@ def test_any_bytes_are_a_call_or_malformed(body: bytes):
 OBJECTS = st.fixed_dictionaries(
     {"task": st.text(min_size=1)},
     optional=dict.fromkeys(
-        ("args", "kwargs", "id", "enqueued", "expires", "parent_id", "root_id", "max_retries", "later", "cls"), VALUES
+        (
+            "args",
+            "kwargs",
+            "id",
+            "enqueued",
+            "expires",
+            "parent_id",
+            "root_id",
+            "max_retries",
+            "time_limit",
+            "later",
+            "cls",
+        ),
+        VALUES,
     ),
 )
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rqueue.errors import MalformedMessage
 from rqueue.wire import codec
-from rqueue.wire.record import Failure, Letter, Record, decode_record
+from rqueue.wire.record import Failure, Letter, Record, decode_record, state_of
 from rqueue.wire.state import State
 
 LUA = Path(__file__).parents[2] / "rqueue" / "broker" / "lua"
@@ -199,3 +199,8 @@ def test_any_bytes_are_a_letter_or_malformed(head: bytes, raw: bytes):
     except MalformedMessage:
         return
     assert letter.raw.endswith(raw)
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_the_state_is_read_without_the_rest(state):
+    assert state_of(Record(state, b'{"state":"x"}').encode()) == state

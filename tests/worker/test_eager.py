@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rqueue import JobExpired, JobFailed, RQueue, current_request
+from rqueue import Depends, JobExpired, JobFailed, RQueue, current_request
 from rqueue.wire.state import State
 
 
@@ -178,4 +178,76 @@ def test_from_synchronous_code():
 
     assert t.delay(2).get(timeout=1) == 4
     assert later.apply_async([2], priority=3).get(timeout=1) == 6
+    asyncio.run(app.close())
+
+
+def noting(app, seen):
+    """A task whose resource says when it is opened and closed, and one that needs nothing."""
+
+    async def client():
+        seen.append("open")
+        yield "the client"
+        seen.append("close")
+
+    @app.task(name="fetch", autoretry_for=(ConnectionError,), default_retry_delay=0)
+    async def fetch(url, client=Depends(client)):
+        seen.append(url)
+        if seen.count(url) == 1 and url == "flaky":
+            raise ConnectionError
+        return f"{url} by {client}"
+
+    @app.task(name="outer", bind=True)
+    async def outer(self, client=Depends(client)):
+        return await (await fetch.enqueue("inner")).result(1)
+
+    return fetch, outer
+
+
+async def test_resources_are_open_for_each_run(eager):
+    """And no longer: through its retries, for all jobs of one call, and for those that it enqueues."""
+    seen = []
+    fetch, outer = noting(eager, seen)
+    async with eager:
+        assert await (await fetch.enqueue("flaky")).result(1) == "flaky by the client"
+        assert seen == ["open", "flaky", "flaky", "close"]
+        seen.clear()
+        await eager.enqueue_many([fetch.s("a"), fetch.s("b")])
+        assert seen == ["open", "a", "b", "close"]
+        seen.clear()
+        assert await (await outer.enqueue()).result(1) == "inner by the client"
+        assert seen == ["open", "inner", "close"]
+
+
+async def test_in_a_block_of_resources_they_stay_open(eager):
+    seen = []
+    fetch, _ = noting(eager, seen)
+    async with eager, eager.resources():
+        for url in ("a", "b"):
+            await fetch.enqueue(url)
+    assert seen == ["open", "a", "b", "close"]
+
+
+async def test_a_resource_that_cannot_be_opened_fails_its_job_alone(eager):
+    def broken():
+        raise OSError("refused")
+
+    @eager.task(name="bad", max_retries=0)
+    async def bad(broken=Depends(broken)): ...
+
+    @eager.task(name="good")
+    async def good():
+        return 1
+
+    async with eager:
+        failed, fine = await eager.enqueue_many([bad.s(), good.s()])
+        with pytest.raises(JobFailed, match="broken failed: OSError: refused"):
+            await failed.result(1)
+        assert await fine.result(1) == 1
+
+
+def test_resources_from_synchronous_code():
+    app, seen = RQueue("memory://", eager=True), []
+    fetch, _ = noting(app, seen)
+    assert [fetch.delay(url).get(timeout=1) for url in ("a", "b")] == ["a by the client", "b by the client"]
+    assert seen == ["open", "a", "close", "open", "b", "close"]
     asyncio.run(app.close())

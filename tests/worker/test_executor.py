@@ -207,3 +207,18 @@ async def test_the_phases_of_a_run(app, gate):
         await worker.drain()
         assert job.phase is Phase.GONE
         assert len(worker._inflight) == 0
+
+
+async def test_threads_follow_the_slots(app):
+    """Also when the worker was resized before it ran; a smaller worker keeps its threads."""
+    worker = app.worker(concurrency=1)
+    worker.resize(3)
+    async with app, worker:
+        await worker._executor.tick()
+        assert worker._executor._pool._max_workers == 3
+        worker.resize(2)
+        await worker._executor.tick()
+        assert worker._executor._pool._max_workers == 3
+        worker.resize(4)
+        await worker._executor.tick()
+        assert worker._executor._pool._max_workers == 4

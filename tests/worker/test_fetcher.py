@@ -51,7 +51,7 @@ async def test_a_claim_that_found_less_is_followed_by_a_wait_at_each_queue(worke
     await worker.push(message("j"))
     await worker.fetcher.tick()
     assert held(worker) == ["j"]
-    assert sorted(worker.fetcher._blocks) == [0, 1]
+    assert [keys.name for keys in worker.fetcher._blocks] == [keys.name for keys in worker.queues]
 
 
 async def test_what_a_wait_brings_is_taken_in(worker, message):
@@ -290,3 +290,29 @@ async def test_what_is_held_too_long_goes_back(worker, broker, message, until):
     assert held(worker) == []
     ids = await broker._link.call(b"LRANGE", worker.keys.main, 0, -1)
     assert ids == [message("j3"), message("j2"), message("j1")]
+
+
+async def test_a_change_of_queues_that_meets_the_stop_is_refused(app):
+    """Whoever asked for it is told: breaks when it waits for ever, and with it the control listener."""
+    async with app, app.worker() as worker:
+        fetcher = worker._fetcher
+        asking = asyncio.ensure_future(fetcher.serve(app.keys.queue("more")))
+        stopping = asyncio.ensure_future(fetcher.stop())
+        async with asyncio.timeout(5):
+            await stopping
+            with pytest.raises(BrokerError, match="the worker stops"):
+                await asking
+            with pytest.raises(BrokerError, match="the worker stops"):
+                await fetcher.drop(app.keys.queue("default"))
+
+
+async def test_it_notes_when_it_last_had_an_answer_or_no_room(worker, broker):
+    worker = await worker(concurrency=1)
+    fetcher = worker.fetcher
+    await fetcher.tick()
+    assert abs(fetcher.fetched_ms - broker.clock.now_ms()) < 30_000
+    fetcher.fetched_ms = 0
+    worker.inflight.resize(0, 0)
+    worker.inflight.signals.fetch.set()
+    await fetcher.tick()
+    assert fetcher.fetched_ms > 0

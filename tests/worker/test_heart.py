@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import orjson
 import pytest
@@ -137,3 +138,23 @@ async def test_its_thread_is_a_daemon_with_a_name(beating):
     assert heart._thread.daemon
     assert heart._thread.name == "rqueue heart"
     assert heart._thread in threading.enumerate()
+
+
+@pytest.mark.parametrize("url", ["memory"], indirect=True)
+async def test_what_blocks_the_loop_is_counted_and_the_last_few_are_kept(beating, log):
+    """How long it lasted in the end, and where: breaks when only the first second is noted."""
+    heart, _, signals = await beating()
+    async with asyncio.timeout(5):
+        await signals.execute.wait()
+    blocker, until = threading.Event(), time.monotonic() + 20
+    while time.monotonic() < until and not any(stall.seconds >= 1.5 for stall in heart.last_stalls):
+        blocker.wait(0.01)  # on the loop's own thread
+    await log.heard("event loop blocked")
+    assert heart.stalls == 1
+    (stall,) = heart.last_stalls
+    assert 1.5 <= stall.seconds < 30
+    assert "threading.py" in stall.where
+    assert abs(stall.at_ms / 1000 - time.time()) < 30
+    for _ in range(30):
+        heart._name_blocker(1.0)
+    assert (heart.stalls, len(heart.last_stalls)) == (31, 10)

@@ -200,3 +200,58 @@ def test_a_jobs_line_in_the_log():
     assert describe(plain).items() >= {"id": "a", "queue": "q", "worker": "w"}.items()
     assert "priority" not in describe(plain)
     assert describe(urgent)["priority"] == 9
+
+
+async def test_another_number_of_slots_counts_at_once(inflight):
+    """For what may start, for what may be claimed, and for the pace; whoever fetches and starts is told."""
+    hold(inflight, job("a"), job("b"))
+    assert inflight.room() == 0
+    inflight.signals.execute.clear()
+    inflight.signals.fetch.clear()
+    inflight.resize(5, 20)
+    assert (inflight.free_slots, inflight.room(), inflight.pace.slots) == (3, 3, 5)
+    assert inflight.signals.execute.is_set()
+    assert inflight.signals.fetch.is_set()
+    inflight.resize(1, 4)
+    assert inflight.room() < 0
+
+
+async def test_what_is_put_off_gives_its_slot_back_and_says_nothing_of_the_pace(inflight):
+    """A job that did not run is no short job: breaks when it is counted as one."""
+    (a,) = hold(inflight, job("a"))
+    inflight.begin(a)
+    inflight.put_off(a, Release())
+    assert (a.phase, state(inflight)) == (Phase.SETTLING, (0, 0, 1))
+    assert inflight.outbox == [(a, Release(), None)]
+    assert inflight.pace._mean_s is None
+
+
+async def test_only_one_queues_jobs_are_taken_out(inflight):
+    a, b, c = hold(inflight, job("a"), job("b", keys=OTHER), job("c"))
+    assert inflight.take_held(queue=QUEUE) == [c, a]
+    assert state(inflight)[0] == 1
+    assert inflight.peek() is b
+
+
+async def test_a_job_that_is_given_up_on_keeps_its_slot_until_it_ends(inflight):
+    stuck = job("a")
+    inflight.hold(stuck)
+    inflight.begin(stuck)
+    inflight.give_up(stuck, Release())
+    assert (inflight.running, inflight.stuck, inflight.idle_slots) == (0, 1, 1)
+    assert stuck.phase is Phase.SETTLING
+    inflight.gone(stuck)
+    assert (len(inflight), inflight.idle_slots) == (0, 1)
+    inflight.signals.execute.clear()
+    inflight.ended_late(stuck)
+    assert (inflight.stuck, inflight.idle_slots) == (0, 2)
+    assert inflight.signals.execute.is_set()
+
+
+async def test_a_job_that_was_given_back_while_it_ran_has_no_slot_when_it_ends(inflight):
+    released = job("a")
+    inflight.hold(released)
+    inflight.begin(released)
+    inflight.settle(released, Release())
+    inflight.ended_late(released)
+    assert inflight.stuck == 0

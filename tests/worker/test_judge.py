@@ -22,6 +22,7 @@ from rqueue.worker.outcome import (
     Failed,
     Interrupted,
     Release,
+    Revoked,
     Succeeded,
     Unknown,
     Unreadable,
@@ -244,6 +245,14 @@ def test_expired_is_revoked_and_no_dead_letter(judge):
     assert isinstance(settlement, Ack)
     said = fields(settlement.record)
     assert (said["state"], said["error"]["type"]) == ("REVOKED", "JobExpired")
+
+
+@pytest.mark.parametrize("options", [TaskOptions(), TaskOptions(autoretry_for=(BaseException,))])
+def test_a_job_that_was_cancelled_while_it_ran_is_revoked_and_no_dead_letter(judge, options):
+    settlement = judge.decide(claimed(), Revoked(), CALL, options)
+    assert isinstance(settlement, Ack)
+    said = fields(settlement.record)
+    assert (said["state"], said["error"]["type"]) == ("REVOKED", "JobRevoked")
 
 
 def test_an_unknown_task_is_put_off_with_the_time_of_the_first_meeting(judge):

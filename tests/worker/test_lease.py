@@ -62,3 +62,9 @@ def test_a_thousand_ids_are_a_thousand():
 def test_this_host_says_where_it_runs():
     assert this_host()["pid"] == os.getpid()
     assert set(this_host()) == {"host", "pid", "python"}
+
+
+def test_its_age_is_that_of_the_last_renewal():
+    lease = Lease(15)
+    lease.renewed(elapsed_s() - 4)
+    assert 4 <= lease.age_s < 5

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rqueue import JobFailed, Retry, current_request
+from rqueue import Depends, JobFailed, Retry, current_request
 from rqueue.wire.record import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS
 from rqueue.wire.state import State
 from rqueue.worker.perform import failure_of
@@ -553,3 +553,95 @@ async def test_nothing_of_a_job_is_kept_alive(app):
         gc.collect()
         assert [ref() for ref in refs[:-1]] == [None, None]
     assert sys.exc_info() == (None, None, None)
+
+
+# Resources
+
+
+async def client():
+    yield "the client"
+
+
+async def test_a_task_gets_its_resources_whatever_its_kind(app, broker, call):
+    """By their names, beside what the message gives; the message has nothing of them."""
+
+    @app.task(name="coroutine")
+    async def coroutine(url, client=Depends(client), *, depth=1):
+        return [url, client, depth]
+
+    @app.task(name="thread")
+    def thread(url, client=Depends(client), depth=1):
+        return [url, client, depth]
+
+    @app.task(name="bound", bind=True)
+    async def bound(self, url, *, client=Depends(client), depth=1):
+        return [self.request.args[0], client, depth]
+
+    async with app:
+        jobs = [await task.enqueue("x", depth=2) for task in (coroutine, thread, bound)]
+        for raw in await call(b"LRANGE", broker.keys.queue("default").lists[0], 0, -1):
+            assert b"client" not in raw
+        async with app.worker():
+            for job in jobs:
+                assert await job.result(5) == ["x", "the client", 2]
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "thread"])
+async def test_a_job_may_call_another_task_directly(app, kind):
+    @app.task(name="inner")
+    def inner(url, client=Depends(client)):
+        return [url, client]
+
+    @app.task(name="inner coroutine")
+    async def inner_coroutine(url, client=Depends(client)):
+        return [url, client]
+
+    async def coroutine():
+        return [inner("x"), await inner_coroutine("y")]
+
+    def thread():
+        return [inner("x"), inner("y")]
+
+    outer = app.task(name="outer")(coroutine if kind == "coroutine" else thread)
+    async with app, app.worker():
+        assert await (await outer.enqueue()).result(5) == [["x", "the client"], ["y", "the client"]]
+
+
+async def test_a_message_cannot_give_a_resource(app, broker, call):
+    """Whoever can write to the queue would choose the client."""
+
+    @app.task(name="t", max_retries=0)
+    async def t(url, client=Depends(client), **more):
+        return "ran"
+
+    bodies = {"by-name": '"args":["x"],"kwargs":{"client":"mine"}', "by-place": '"args":["x","mine"]'}
+    async with app, app.worker() as worker:
+        for name, body in bodies.items():
+            message = f'{{"task":"t","id":"{name}",{body}}}'
+            await call(b"LPUSH", broker.keys.queue("default").lists[0], message.encode())
+            await worker.drain()
+            with pytest.raises(JobFailed, match=r"TypeError: .*'client'"):
+                await app.job(name, "default").result(5)
+
+
+async def test_a_task_that_is_registered_after_the_start_opens_its_resource_at_its_first_job(app):
+    """Once, outside the job's context; a failure is the job's, and the next job tries again."""
+    parents = []
+
+    async def late():
+        parents.append(current_request())
+        if len(parents) == 1:
+            raise OSError("refused")
+        yield len(parents)
+
+    async with app, app.worker():
+
+        @app.task(name="t", max_retries=0)
+        async def t(late=Depends(late)):
+            return late
+
+        with pytest.raises(JobFailed, match=r"StartupFailed: resource .*late failed: OSError: refused"):
+            await (await t.enqueue()).result(5)
+        jobs = await app.enqueue_many([t.s() for _ in range(5)])
+        assert [await job.result(5) for job in jobs] == [2] * 5
+    assert parents == [None, None]

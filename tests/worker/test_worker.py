@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 import orjson
 import pytest
 
-from rqueue import JobExpired, JobFailed, JobNotFound, Queue, RQueue
-from rqueue.errors import BrokerUnavailable
+from rqueue import Depends, JobExpired, JobFailed, JobNotFound, Queue, RQueue, StartupFailed
+from rqueue.errors import BrokerUnavailable, ConfigError
 from rqueue.wire.message import Message
 from rqueue.wire.state import State
 
@@ -116,6 +116,198 @@ async def test_a_worker_that_cannot_reach_redis_says_so():
         async with app.worker():
             pytest.fail("it started")
     await app.close()
+
+
+# What an app shares
+
+
+async def test_the_lifespan_is_around_all_that_the_worker_does(url, broker):
+    """Entered before the worker is known to Redis; left when it is not any more, and its last job is settled."""
+    seen, keys = [], broker.keys.queue("default")
+
+    async def look(where):
+        (status,) = await app.session().broker.known([(keys, "j")])
+        seen.append((where, await broker._link.call(b"ZCARD", keys.workers), status.is_alive))
+
+    async def lifespan(given):
+        assert given is app
+        await look("lifespan")
+        yield
+        await look("lifespan")
+
+    async def provider():
+        await look("resource")
+        yield "resource"
+        await look("resource")
+
+    app = RQueue(url, lifespan=lifespan)
+    app.on_startup(lambda: look("startup hook"))
+    app.on_shutdown(lambda: look("shutdown hook"))
+
+    @app.task(name="t")
+    async def t(resource=Depends(provider)):
+        await look("job")
+        worker.stop()
+
+    async with app:
+        await t.options(job_id="j").enqueue()
+        worker = app.worker()
+        async with asyncio.timeout(10):
+            await worker.run()
+    assert seen == [
+        ("lifespan", 0, True),
+        ("startup hook", 0, True),
+        ("resource", 0, True),
+        ("job", 1, True),
+        ("resource", 0, False),
+        ("shutdown hook", 0, False),
+        ("lifespan", 0, False),
+    ]
+
+
+async def test_each_worker_has_its_own(app):
+    opened = []
+
+    def provider():
+        opened.append(object())
+        yield len(opened)
+
+    @app.task(name="t")
+    async def t(number=Depends(provider)):
+        return number
+
+    async with app:
+        for number in (1, 2):
+            async with app.worker():
+                assert [await (await t.enqueue()).result(5) for _ in range(3)] == [number] * 3
+
+
+async def test_a_worker_that_cannot_start_takes_no_job(app, add, broker, stored):
+    """It is unknown to Redis, what was open is closed, and the error says what it was."""
+    closed = []
+
+    def good():
+        yield
+        closed.append("good")
+
+    def broken():
+        raise OSError("refused")
+
+    @app.task(name="t")
+    async def t(good=Depends(good), broken=Depends(broken)): ...
+
+    async with app:
+        await add.enqueue(1, 2)
+        before = await stored(broker)
+        with pytest.raises(StartupFailed, match=r"resource .*broken failed: OSError: refused"):
+            async with app.worker():
+                pytest.fail("it started")
+        assert closed == ["good"]
+        assert await stored(broker) == before
+        app.dependency_overrides[broken] = t.function  # which needs it
+        with pytest.raises(ConfigError, match="in a circle"):
+            async with app.worker():
+                pytest.fail("it started")
+
+
+async def test_while_redis_is_away_nothing_is_opened_again_and_again():
+    app = RQueue("redis://127.0.0.1:1/0")
+    app.on_startup(lambda: pytest.fail("it was run"))
+    with pytest.raises(BrokerUnavailable):
+        await app.worker().run()
+
+
+async def test_a_worker_that_is_stopped_while_it_starts_does_not_wait_for_it(app, broker, stored):
+    began, ended = asyncio.Event(), []
+
+    @app.on_startup
+    async def endless():
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    app.on_shutdown(lambda: pytest.fail("the startup hooks had not all run"))
+    worker = app.worker()
+    running = asyncio.create_task(worker.run())
+    await began.wait()
+    worker.stop()
+    async with asyncio.timeout(5):
+        await running
+    assert ended == [True]
+    assert not worker.has_started
+    assert await stored(broker) == {}
+
+
+async def test_giving_up_on_a_start_ends_what_had_begun(app):
+    """A timeout around `async with app.worker()`, for example."""
+    began, closed = asyncio.Event(), []
+
+    async def lifespan(_):
+        yield
+        closed.append(True)
+
+    app.lifespan = lifespan
+
+    @app.on_startup
+    async def endless():
+        began.set()
+        await asyncio.Event().wait()
+
+    async def enter():
+        async with app.worker():
+            pytest.fail("it started")
+
+    entering = asyncio.create_task(enter())
+    await began.wait()
+    entering.cancel()
+    await asyncio.wait([entering])
+    assert closed == [True]
+
+
+async def test_a_resource_that_does_not_close_is_left_behind(app, add, log, monkeypatch):
+    """A pool waits for the connection of a thread that never gives it back: the worker must end all the same."""
+    monkeypatch.setattr("rqueue.worker.worker._LEAVE_S", 0.05)
+    closed = []
+
+    async def lifespan(_):
+        try:
+            yield
+        finally:
+            closed.append("lifespan")
+
+    async def stuck():
+        yield
+        await asyncio.Event().wait()
+
+    app.lifespan = lifespan
+
+    @app.task(name="t")
+    async def t(stuck=Depends(stuck)): ...
+
+    async with app, asyncio.timeout(10), app.worker(shutdown_timeout=0):
+        await (await add.enqueue(1, 2)).result(5)
+    assert closed == ["lifespan"]
+    (line,) = [line for line in log.of("not closed in time") if "stuck" in line["what"]]
+    assert line["what"].startswith("resource ")
+    assert log.of("worker stopped")
+
+
+async def test_an_error_at_the_end_is_logged_and_the_worker_ends_well(app, add, log):
+    ran = []
+    app.on_shutdown(lambda: ran.append("first"))
+
+    @app.on_shutdown
+    def bad():
+        raise OSError("refused")
+
+    async with app, app.worker():
+        await (await add.enqueue(1, 2)).result(5)
+    assert ran == ["first"]
+    (line,) = log.of("could not be closed")
+    assert line["what"].startswith("shutdown hook ")
+    assert line["error"] == "OSError: refused"
 
 
 async def test_a_worker_serves_all_queues_of_its_app_or_those_that_are_named(url):

@@ -1,0 +1,1 @@
+"""The parent of worker processes: it starts them, watches them, and takes back what a dead one leaves."""

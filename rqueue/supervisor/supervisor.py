@@ -1,0 +1,414 @@
+"""Keeps worker processes: as many as there should be, replaced in time, and none that is stuck.
+
+It alone ends processes and starts them. What a dead one held is :mod:`rqueue.supervisor.custody`'s affair. It loads
+nothing of the user's, waits for nothing, and looks at everything four times a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from rqueue.cli.exits import Code
+from rqueue.cli.process import REPLACE
+from rqueue.errors import BrokerError
+from rqueue.log import event
+from rqueue.policy.autoscale import Autoscale
+from rqueue.policy.clock import elapsed_s
+from rqueue.policy.renewal import STEADY_S, is_memory_low, is_successor_due, pause_s
+from rqueue.supervisor.channel import Message
+from rqueue.supervisor.child import Child, describe
+from rqueue.supervisor.custody import Custody
+from rqueue.supervisor.reload import Sources
+from rqueue.supervisor.settings import FleetSettings
+
+OVERDUE_GRACE_S: Final = 2.0
+"""How long after a job's time limit its process may take to end it by itself."""
+
+_LOOK_S: Final = 0.25
+_SCALE_S: Final = 1.0
+_STUCK_STOP_S: Final = 10.0  # beyond the shutdown timeout: settling and leaving take a few seconds of their own
+_CUSTODY_S: Final = 5.0
+_USUAL_STARTUP_S: Final = 1.0
+_REQUESTS_KEPT: Final = 100  # every process of the fleet hears a request within a second
+_MOST_AHEAD: Final = 4  # starting a process takes a core for a while: more at once would not be ready sooner
+
+
+class _Vacancy(NamedTuple):
+    """A process that is to be started, not before then, and how many of its line have died at once."""
+
+    not_before_s: float
+    deaths: int
+
+
+class Supervisor:
+    """The parent of worker processes.
+
+    Args:
+        settings: how they are kept.
+    """
+
+    def __init__(self, settings: FleetSettings) -> None:
+        self._settings, self._config = settings, settings.process.config()
+        self._target = settings.autoscale[1] if settings.autoscale else settings.processes
+        self._scale = Autoscale(*settings.autoscale) if settings.autoscale else None
+        self._children: dict[int, Child] = {}
+        self._vacancies: list[_Vacancy] = []
+        self._no_standby_until_s = 0.0
+        self._custody: Custody | None = None
+        self._duties: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._stops = 0
+        self._code = 0
+        self._was_ready = False
+        self._rate, self._startup_s = 0.0, _USUAL_STARTUP_S
+        self._requests: dict[str, Message] = {}
+        self._next_s = dict.fromkeys(("renew", "scale", "sources"), 0.0)
+        self._sources = Sources(Path.cwd()) if settings.reload else None
+
+    def run(self) -> int:
+        """Keep the processes until a signal ends them; the exit code."""
+        return asyncio.run(self._main())
+
+    async def _main(self) -> int:
+        self._listen()
+        event(logging.INFO, "supervisor started", pid=os.getpid(), processes=self._target)
+        while not (self._is_stopping and not self._children):
+            self.tick()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), _LOOK_S)
+            self._wake.clear()
+        if self._duties:
+            await asyncio.wait(self._duties, timeout=_CUSTODY_S)
+        for duty in self._duties:
+            duty.cancel()
+        if self._custody is not None:
+            await self._custody.close()
+        event(logging.INFO, "supervisor stopped", pid=os.getpid())
+        return self._code
+
+    def tick(self) -> None:
+        """One look at everything."""
+        self._collect()
+        for child in list(self._children.values()):
+            self._end_if_stuck(child)
+        if self._is_due("renew", self._config.heartbeat_s / 3) and self._config.pool == "prefork":
+            self._duty(self._renew_leases())
+        if self._scale is not None and self._is_due("scale", _SCALE_S) and not self._is_stopping:
+            self._duty(self._follow_backlog(self._scale))
+        if self._sources is not None and self._is_due("sources", _SCALE_S) and not self._is_stopping:
+            self._duty(self._follow_sources(self._sources))
+        self._relieve()
+        self._fill()
+
+    # Ends
+
+    def _collect(self) -> None:
+        """Take note of every process that has ended; as pid 1 also of those that nobody else waits for."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            child = self._children.pop(pid, None)
+            if child is not None:
+                child.ended(status)
+                self._account_for(child)
+                self._duty(self._bury(child, elapsed_s()))
+
+    def _account_for(self, child: Child) -> None:
+        """A process has ended: say so, and leave its place to another one."""
+        lived_s = elapsed_s() - child.born_s
+        is_expected = child.why != "" or child.code in (0, REPLACE)
+        event(
+            logging.INFO if is_expected and not child.killed else logging.ERROR,
+            "process ended" if is_expected else "process died",
+            **describe(child),
+            **_how(child.code),
+            why=child.why or ("it asked to be replaced" if child.code == REPLACE else "by itself"),
+            seconds=round(lived_s, 1),
+        )
+        self._was_ready = self._was_ready or child.is_ready
+        if child.code == Code.USAGE and not self._was_ready and self._sources is None:
+            self._code = Code.USAGE  # it was told something wrong, and said so: another one would say the same
+            self.stop()
+        elif not is_expected:
+            self._leave_vacancy(child, 1 if lived_s > STEADY_S else child.deaths + 1)
+
+    async def _bury(self, child: Child, died_s: float) -> None:
+        """Take back what a process held that is no more."""
+        is_ours = child.killed not in ("", _STALLED)
+        overdue = list(child.board.overdue(died_s)) if is_ours else []
+        questioned = child.board.questioned(died_s)
+        await child.last_words()
+        child.close()
+        if self._custody is not None and (child.code != 0 or child.killed):
+            for worker in child.workers:
+                await self._custody.take_back(
+                    worker,
+                    uncharged=is_ours or child.code == REPLACE,
+                    suspect=questioned.id if questioned is not None else None,
+                    overdue=overdue,
+                )
+
+    def _leave_vacancy(self, child: Child, deaths: int) -> None:
+        pause = pause_s(deaths)
+        if pause:
+            event(logging.WARNING, "process dies at once", **describe(child), times=deaths, restart_in_s=pause)
+        if child.is_standby:
+            self._no_standby_until_s = elapsed_s() + max(pause, 1.0)
+        else:
+            self._vacancies.append(_Vacancy(elapsed_s() + pause, deaths))
+
+    def _end_if_stuck(self, child: Child) -> None:
+        """Kill what cannot be waited for: an overdue job, a loop that does not move, a stop that does not end."""
+        now_s, figures = elapsed_s(), child.figures()
+        if overdue := next(child.board.overdue(now_s - OVERDUE_GRACE_S), None):
+            event(logging.ERROR, "job outran its time limit", id=overdue.id, queue=overdue.queue, **describe(child))
+            child.kill("a job outran its time limit")
+        elif figures.moved_s and now_s - figures.moved_s > self._config.max_loop_stall_s:
+            event(logging.ERROR, "event loop stalled", seconds=round(now_s - figures.moved_s), **describe(child))
+            child.kill(_STALLED)
+        elif child.stopped_s is not None:
+            allowed_s = _STUCK_STOP_S + (self._config.shutdown_timeout_s if child.stops == 1 else 0)
+            if now_s - child.stopped_s > allowed_s:
+                event(logging.ERROR, "process does not stop", **describe(child))
+                child.kill("it did not stop")
+
+    # Starts
+
+    def _fill(self) -> None:
+        """Start what is missing, stop what is too much."""
+        if self._is_stopping:
+            return
+        working = [child for child in self._children.values() if child.is_staying and not child.is_standby]
+        missing = self._target - len(working)
+        for child in working[:-missing] if missing < 0 else ():
+            child.stop(1, "there are too many")
+        while missing > len(self._vacancies):
+            self._vacancies.append(_Vacancy(0.0, 0))
+        del self._vacancies[max(0, missing) :]
+        for vacancy in [each for each in self._vacancies if each.not_before_s <= elapsed_s()]:
+            self._vacancies.remove(vacancy)
+            self._start(vacancy.deaths)
+
+    def _start(self, deaths: int, *, standby: bool = False) -> None:
+        try:
+            child = Child(self._settings, deaths, standby, self._hear)
+        except OSError as exc:  # no process, no descriptor, no memory is to be had: later, perhaps
+            pause = max(1.0, pause_s(deaths + 1))
+            event(logging.ERROR, "process cannot be started", error=str(exc), retry_in_s=pause)
+            if standby:
+                self._no_standby_until_s = elapsed_s() + pause
+            else:
+                self._vacancies.append(_Vacancy(elapsed_s() + pause, deaths + 1))
+            return
+        self._children[child.pid] = child
+        event(logging.INFO, "process started", pid=child.pid, standby=standby)
+
+    # Replacements
+
+    def _relieve(self) -> None:
+        """Have successors ready before they are needed; one that is spent makes place for one that is ready."""
+        if self._is_stopping:
+            return
+        standbys = [child for child in self._children.values() if child.is_staying and child.is_standby]
+        wanted = 0
+        for child in [each for each in self._children.values() if each.is_staying and not each.is_standby]:
+            child.due = child.due or self._why_due(child)
+            if not child.due:
+                continue
+            if (child.is_spent or child.due == _RENEWED) and (ready := next(filter(_is_ready, standbys), None)):
+                standbys.remove(ready)
+                ready.take_place()
+                child.stop(1, child.due)
+                wanted += self._ahead() - 1
+            else:
+                wanted += self._ahead()
+        if elapsed_s() >= self._no_standby_until_s:
+            for _ in range(wanted - len(standbys)):
+                self._start(0, standby=True)
+
+    def _ahead(self) -> int:
+        """How many successors must be on their way at once: more than one where a life is shorter than a start."""
+        max_tasks = self._config.max_tasks
+        needed = 1 if max_tasks is None else math.ceil(self._startup_s * self._rate / max_tasks)
+        return min(max(1, needed), _MOST_AHEAD)
+
+    def _why_due(self, child: Child) -> str:
+        if not child.is_ready:
+            return ""
+        if child.is_spent:
+            return "it has done its share"
+        figures, config = child.figures(), self._config
+        if figures.started >= 10:
+            self._rate = figures.started / max(elapsed_s() - child.placed_s, _LOOK_S)
+        if config.max_tasks is not None and is_successor_due(
+            figures.started, config.max_tasks, self._rate, self._startup_s
+        ):
+            return f"it nears {config.max_tasks} jobs"
+        if config.max_memory_bytes is not None and is_memory_low(figures.rss, config.max_memory_bytes):
+            return f"it uses {figures.rss // 1_000_000} of {config.max_memory_bytes // 1_000_000} MB"
+        return ""
+
+    # Duties that wait for something
+
+    async def _renew_leases(self) -> None:
+        """Keep the leases of processes whose only job may hold the interpreter for longer than a lease."""
+        custody = self._custody
+        for child in list(self._children.values()) if custody is not None else ():
+            if not child.workers or child.code is not None:
+                continue
+            worker, sent_s = child.workers[-1], elapsed_s()
+            try:
+                assert custody is not None
+                is_registered = await custody.renew(worker, child.board.card())
+            except BrokerError as exc:
+                event(logging.WARNING, "lease not renewed", worker=worker, error=str(exc))
+                continue
+            child.tell({"lease": worker, "sent_s": sent_s, "is_registered": is_registered})
+
+    async def _follow_backlog(self, scale: Autoscale) -> None:
+        children = [child for child in self._children.values() if child.is_staying and child.is_ready]
+        busy = sum(child.figures().running > 0 for child in children)
+        waiting = 0
+        if self._custody is not None and busy >= self._target:
+            try:
+                waiting = await self._custody.backlog()
+            except BrokerError as exc:
+                event(logging.WARNING, "backlog not known", error=str(exc))
+                return
+        change = scale.decide(elapsed_s(), self._target, busy, waiting)
+        if change is not None and not self._is_stopping:
+            event(logging.INFO, "autoscale", processes=change.size, before=self._target, why=change.reason)
+            self._target = change.size
+            self._wake.set()
+
+    async def _follow_sources(self, sources: Sources) -> None:
+        changed = await asyncio.to_thread(sources.changed)
+        if changed is not None and not self._is_stopping:
+            event(logging.INFO, "reloading", file=changed)
+            self._vacancies.clear()
+            for child in self._children.values():
+                child.stop(1, "the code has changed")
+            self._wake.set()
+
+    # What processes say
+
+    def _hear(self, child: Child, message: Message) -> None:
+        if "app" in message and (self._custody is None or self._custody.known != message["app"]):
+            before, self._custody = self._custody, Custody(message["app"], self._config)
+            if before is not None:
+                self._duty(before.close())
+        if "serves" in message and self._custody is not None:
+            self._custody.serve([message["serves"]])
+        if message.get("ready"):
+            self._startup_s = max(elapsed_s() - child.born_s, self._startup_s / 2)
+        if (max_tasks := self._config.max_tasks) is not None and message.get("spent"):
+            self._rate = max_tasks / max(elapsed_s() - child.placed_s, 1e-3)
+        if message.keys() & {"ready", "spent"}:
+            self._wake.set()
+        if "ask" in message:
+            child.tell({"answer": message["ask"], "value": self._answer(child, message["verb"], message["arguments"])})
+
+    def _answer(self, child: Child, verb: str, arguments: dict[str, Any]) -> Message:
+        """What a process was asked by remote control, and only its supervisor can do."""
+        request = arguments.get("request")
+        if request in self._requests and verb != "shutdown":
+            return self._requests[request]  # the other processes of this fleet were asked as well
+        if verb == "shutdown":
+            if child.is_staying:
+                self._target -= 1
+                child.stop(1, "shutdown by remote control")
+            answer: Message = {"ok": "shutting down"}
+            if self._target <= 0:
+                self.stop()
+        elif self._scale is not None:
+            answer = {"error": "the number of processes follows the backlog (--autoscale)"}
+        else:
+            more = arguments["n"] if verb == "pool_grow" else -arguments["n"]
+            self._target = max(1, self._target + more)
+            answer = {"ok": f"{self._target} processes"}
+        self._wake.set()
+        if request is not None:
+            self._requests[request] = answer
+            while len(self._requests) > _REQUESTS_KEPT:
+                del self._requests[next(iter(self._requests))]
+        return answer
+
+    # Signals
+
+    @property
+    def _is_stopping(self) -> bool:
+        return self._stops > 0
+
+    def stop(self, times: int = 1) -> None:
+        """Begin to stop, or, the second time, stop at once; the third time wait for nothing."""
+        self._stops += times
+        for child in self._children.values():
+            if self._stops > 2:
+                child.kill("shutdown, not waited for")
+            else:
+                child.stop(self._stops, "shutdown")
+        self._wake.set()
+
+    def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGCHLD, self._wake.set)
+        loop.add_signal_handler(signal.SIGTERM, self._signalled, "SIGTERM", self.stop)
+        loop.add_signal_handler(signal.SIGINT, self._signalled, "SIGINT", self.stop)
+        loop.add_signal_handler(signal.SIGQUIT, self._signalled, "SIGQUIT", lambda: self.stop(2))
+        loop.add_signal_handler(signal.SIGHUP, self._signalled, "SIGHUP", self._renew_all)
+
+    def _signalled(self, name: str, react: Callable[[], None]) -> None:
+        event(logging.INFO, "signal received", signal=name)
+        react()
+
+    def _renew_all(self) -> None:
+        """Every process gets a successor, as at the end of its life."""
+        for child in self._children.values():
+            child.due = child.due or _RENEWED
+
+    # Small things
+
+    def _duty(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._duties.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._duties.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            event(logging.CRITICAL, "the supervisor failed", error=repr(error))
+
+    def _is_due(self, what: str, every_s: float) -> bool:
+        now_s = elapsed_s()
+        if now_s < self._next_s[what]:
+            return False
+        self._next_s[what] = now_s + every_s
+        return True
+
+
+_STALLED: Final = "its event loop stalled"
+_RENEWED: Final = "SIGHUP"
+
+
+def _is_ready(child: Child) -> bool:
+    return child.is_ready
+
+
+def _how(code: int | None) -> dict[str, Any]:
+    """How a process ended, for the log."""
+    if code is not None and code < 0:
+        with suppress(ValueError):
+            return {"signal": signal.Signals(-code).name}
+    return {"code": code}
