@@ -28,7 +28,7 @@ from rqueue.worker.board import Board, Figures, Noted
 from rqueue.worker.inflight import ClaimedJob
 from rqueue.worker.worker import Worker
 
-_GONE: Final = {"error": "the supervisor is gone, and this process is about to follow"}
+_GONE: Final = "the supervisor is gone, and this process is about to follow"
 
 
 class Supervised:
@@ -51,7 +51,7 @@ class Supervised:
             self._turn.set()
         self._is_ready = self._is_gone = False
         self._numbers = itertools.count()
-        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._answers: dict[int, asyncio.Future[Message]] = {}
 
     async def watch(self, process: WorkerProcess) -> None:
         """Hear what the supervisor says, and end the process when it is gone."""
@@ -59,7 +59,7 @@ class Supervised:
         await self._channel.read(self._hear)
         self.keeps_lease, self._is_gone = False, True
         for waiting in self._answers.values():
-            waiting.set_result(_GONE)
+            waiting.set_result({"error": _GONE})
         self._answers.clear()
         event(logging.WARNING, "supervisor is gone", pid=os.getpid())
         process.stop(1)
@@ -68,6 +68,8 @@ class Supervised:
         worker = self._process.worker
         if message.get("turn"):
             self._turn.set()
+        if "retire" in message:
+            self._process.retire()
         if "stop" in message:
             self._process.stop(1)
         if "lease" in message and worker is not None:
@@ -105,12 +107,16 @@ class Supervised:
 
     async def ask(self, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
         if self._is_gone:
-            return _GONE
+            raise ConfigError(_GONE)
         number = next(self._numbers)
-        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer
         self._channel.tell_now({"ask": number, "verb": verb, "arguments": arguments})
-        return await answer
+        value = await answer
+        if "error" in value:
+            raise ConfigError(value["error"])
+        done: dict[str, Any] = value["ok"]
+        return done
 
 
 def main(arguments: list[str]) -> int:

@@ -155,6 +155,12 @@ class WorkerProcess:
         event(logging.INFO, "signal received", signal=name)
         self.stop(2 if name == "SIGQUIT" else 1)
 
+    def retire(self) -> None:
+        """Stop when what runs has ended, however long that takes."""
+        self._stopping.set()
+        if self.worker is not None:
+            self.worker.retire()
+
     def stop(self, times: int) -> None:
         """Stop: once in peace, twice in all at once, and the third time without waiting."""
         self._stopping.set()

@@ -101,6 +101,14 @@ class Child:
         self.is_standby, self.placed_s = False, elapsed_s()
         self.tell({"turn": True})
 
+    def retire(self, why: str) -> None:
+        """It is not needed any more: it claims nothing, and its jobs take the time that they take."""
+        self.why = self.why or why
+        if self.is_ready:
+            self.tell({"retire": why})
+        else:
+            self.stop(1, why)
+
     def stop(self, times: int, why: str) -> None:
         """Ask it to stop: once lets running jobs end, twice gives them back as well. No more often than that in all."""
         self.why = self.why or why

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -70,7 +70,7 @@ class Supervisor:
         self._was_ready = False
         self._rate, self._startup_s = 0.0, _USUAL_STARTUP_S
         self._requests: dict[str, Message] = {}
-        self._next_s = dict.fromkeys(("renew", "scale", "sources"), 0.0)
+        self._regular: dict[str, tuple[float, asyncio.Task[None]]] = {}
         self._sources = Sources(Path.cwd()) if settings.reload else None
 
     def run(self) -> int:
@@ -99,12 +99,12 @@ class Supervisor:
         self._collect()
         for child in list(self._children.values()):
             self._end_if_stuck(child)
-        if self._is_due("renew", self._config.heartbeat_s / 3) and self._config.pool == "prefork":
-            self._duty(self._renew_leases())
-        if self._scale is not None and self._is_due("scale", _SCALE_S) and not self._is_stopping:
-            self._duty(self._follow_backlog(self._scale))
-        if self._sources is not None and self._is_due("sources", _SCALE_S) and not self._is_stopping:
-            self._duty(self._follow_sources(self._sources))
+        if self._config.pool == "prefork":
+            self._regularly(self._renew_leases, self._config.heartbeat_s / 3)
+        if self._scale is not None and not self._is_stopping:
+            self._regularly(self._follow_backlog, _SCALE_S)
+        if self._sources is not None and not self._is_stopping:
+            self._regularly(self._follow_sources, _SCALE_S)
         self._relieve()
         self._fill()
 
@@ -128,7 +128,8 @@ class Supervisor:
     def _account_for(self, child: Child) -> None:
         """A process has ended: say so, and leave its place to another one."""
         lived_s = elapsed_s() - child.born_s
-        is_expected = child.why != "" or child.code in (0, REPLACE)
+        # One that ends in peace before it has worked would be started again and again without a pause.
+        is_expected = child.why != "" or child.code == REPLACE or (child.code == 0 and child.is_ready)
         event(
             logging.INFO if is_expected and not child.killed else logging.ERROR,
             "process ended" if is_expected else "process died",
@@ -192,8 +193,9 @@ class Supervisor:
             return
         working = [child for child in self._children.values() if child.is_staying and not child.is_standby]
         missing = self._target - len(working)
-        for child in working[:-missing] if missing < 0 else ():
-            child.stop(1, "there are too many")
+        working.sort(key=lambda child: child.figures().running)
+        for child in working[:-missing] if missing < 0 else ():  # the idle ones first
+            child.retire("there are too many")
         while missing > len(self._vacancies):
             self._vacancies.append(_Vacancy(0.0, 0))
         del self._vacancies[max(0, missing) :]
@@ -230,7 +232,7 @@ class Supervisor:
             if (child.is_spent or child.due == _RENEWED) and (ready := next(filter(_is_ready, standbys), None)):
                 standbys.remove(ready)
                 ready.take_place()
-                child.stop(1, child.due)
+                child.retire(child.due)
                 wanted += self._ahead() - 1
             else:
                 wanted += self._ahead()
@@ -277,7 +279,7 @@ class Supervisor:
                 continue
             child.tell({"lease": worker, "sent_s": sent_s, "is_registered": is_registered})
 
-    async def _follow_backlog(self, scale: Autoscale) -> None:
+    async def _follow_backlog(self) -> None:
         children = [child for child in self._children.values() if child.is_staying and child.is_ready]
         busy = sum(child.figures().running > 0 for child in children)
         waiting = 0
@@ -287,14 +289,16 @@ class Supervisor:
             except BrokerError as exc:
                 event(logging.WARNING, "backlog not known", error=str(exc))
                 return
-        change = scale.decide(elapsed_s(), self._target, busy, waiting)
+        assert self._scale is not None
+        change = self._scale.decide(elapsed_s(), self._target, busy, waiting)
         if change is not None and not self._is_stopping:
             event(logging.INFO, "autoscale", processes=change.size, before=self._target, why=change.reason)
             self._target = change.size
             self._wake.set()
 
-    async def _follow_sources(self, sources: Sources) -> None:
-        changed = await asyncio.to_thread(sources.changed)
+    async def _follow_sources(self) -> None:
+        assert self._sources is not None
+        changed = await asyncio.to_thread(self._sources.changed)
         if changed is not None and not self._is_stopping:
             event(logging.INFO, "reloading", file=changed)
             self._vacancies.clear()
@@ -329,7 +333,7 @@ class Supervisor:
             if child.is_staying:
                 self._target -= 1
                 child.stop(1, "shutdown by remote control")
-            answer: Message = {"ok": "shutting down"}
+            answer: Message = {"ok": {"stopping": True}}
             if self._target <= 0:
                 self.stop()
         elif self._scale is not None:
@@ -337,7 +341,7 @@ class Supervisor:
         else:
             more = arguments["n"] if verb == "pool_grow" else -arguments["n"]
             self._target = max(1, self._target + more)
-            answer = {"ok": f"{self._target} processes"}
+            answer = {"ok": {"processes": self._target}}
         self._wake.set()
         if request is not None:
             self._requests[request] = answer
@@ -380,22 +384,22 @@ class Supervisor:
 
     # Small things
 
-    def _duty(self, work: Any) -> None:
+    def _duty(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._duties.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._duties.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             event(logging.CRITICAL, "the supervisor failed", error=repr(error))
 
-    def _is_due(self, what: str, every_s: float) -> bool:
-        now_s = elapsed_s()
-        if now_s < self._next_s[what]:
-            return False
-        self._next_s[what] = now_s + every_s
-        return True
+    def _regularly(self, duty: Callable[[], Coroutine[Any, Any, None]], every_s: float) -> None:
+        """Do it so often; while Redis does not answer the last time, it is not done again."""
+        began_s, last = self._regular.get(duty.__name__, (-math.inf, None))
+        if elapsed_s() >= began_s + every_s and (last is None or last.done()):
+            self._regular[duty.__name__] = elapsed_s(), self._duty(duty())
 
 
 _STALLED: Final = "its event loop stalled"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from rqueue.errors import ConfigError
 from rqueue.worker.board import Figures
 from rqueue.worker.inflight import ClaimedJob
 
@@ -44,7 +45,11 @@ class Parent(Protocol):
         """A job that has cost a worker is about to start: if the process dies before then, it alone is to blame."""
 
     async def ask(self, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Have something done that only a supervisor can do; its answer."""
+        """Have something done that only a supervisor can do.
+
+        Raises:
+            RQueueError: it is not done; the text says why.
+        """
 
 
 class Nobody:
@@ -78,5 +83,5 @@ class Nobody:
         """Nobody needs to know."""
 
     async def ask(self, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
-        """Nobody answers."""
-        return {"error": f"{verb}: this worker has no supervisor"}
+        """Nobody does it."""
+        raise ConfigError(f"{verb}: this worker has no supervisor")

@@ -76,6 +76,7 @@ class Worker:
         self._inflight = Inflight(config.concurrency, most, life, settles_first=config.pool == "solo")
         self._lease = Lease(config.lease_s, self._parent.registering)
         self._stopping = asyncio.Event()
+        self._must_hurry = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._ready = asyncio.Event()
         self._main: asyncio.Task[None] | None = None
@@ -120,7 +121,7 @@ class Worker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not self._stopping.is_set():
+        if not self._must_hurry.is_set():
             self.stop()
         if self._main is not None:
             await self._main
@@ -130,8 +131,16 @@ class Worker:
 
         A second call does not wait for what runs, and gives it back as well.
         """
-        if self._stopping.is_set():
+        if self._must_hurry.is_set():
             self._stop_now.set()
+        self._must_hurry.set()
+        self._stopping.set()
+
+    def retire(self) -> None:
+        """Begin to stop as :meth:`stop`, without a limit to the time that running jobs take.
+
+        A supervisor has somebody else in its place. A call of :meth:`stop` sets the usual limit.
+        """
         self._stopping.set()
 
     def resize(self, slots: int) -> None:
@@ -332,6 +341,7 @@ class Worker:
         event(logging.INFO, "worker stopping", worker=self.id, running=self.running, held=self.held)
         await self._in_time(asyncio.gather(self._executor.stop(), self._fetcher.stop()), math.inf)
         self._give_back(self._inflight.take_held())
+        await self._wait_for_running(math.inf, self._must_hurry)
         await self._wait_for_running(self._config.shutdown_timeout_s)
         for job in self._inflight.of(Phase.RUNNING):
             job.is_interrupted = True
@@ -345,14 +355,15 @@ class Worker:
         for job in jobs:
             self._inflight.settle(job, self._judge.decide(job, Interrupted()))
 
-    async def _wait_for_running(self, timeout_s: float) -> None:
-        """Wait until nothing runs, or the time is up, or a second stop comes."""
+    async def _wait_for_running(self, timeout_s: float, end: asyncio.Event | None = None) -> None:
+        """Wait until nothing runs, or the time is up, or that happens: unless it is named, a second stop."""
         tasks = [job.task for job in self._inflight.of(Phase.RUNNING) if job.task is not None]
         if not tasks:
             return
-        now = asyncio.create_task(self._stop_now.wait())
+        now = asyncio.create_task((end or self._stop_now).wait())
         everything = asyncio.ensure_future(asyncio.wait(tasks))
-        await asyncio.wait([now, everything], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        timeout = None if timeout_s == math.inf else timeout_s
+        await asyncio.wait([now, everything], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         now.cancel()
         everything.cancel()
 

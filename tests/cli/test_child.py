@@ -10,6 +10,7 @@ from dataclasses import asdict
 import pytest
 
 from rqueue.cli.child import Supervised
+from rqueue.errors import ConfigError
 from rqueue.supervisor.channel import Channel
 from rqueue.supervisor.settings import ProcessSettings
 from rqueue.wire.keys import Keys
@@ -261,16 +262,18 @@ async def test_each_question_gets_its_own_answer(pair):
     asked = [supervisor.read_now(), supervisor.read_now()]
     assert [(each["verb"], each["arguments"]) for each in asked] == [("pool_grow", {"n": 1}), ("pool_grow", {"n": 2})]
     for each in reversed(asked):
-        supervisor.tell_now({"answer": each["ask"], "value": {"ok": each["arguments"]["n"]}})
+        supervisor.tell_now({"answer": each["ask"], "value": {"ok": {"processes": each["arguments"]["n"]}}})
     supervisor.tell_now({"answer": 99, "value": {"ok": "nobody asked"}})
     async with asyncio.timeout(DEADLINE_S):
-        assert await asyncio.gather(*questions) == [{"ok": 1}, {"ok": 2}]
+        assert await asyncio.gather(*questions) == [{"processes": 1}, {"processes": 2}]
     late = asyncio.create_task(supervised.ask("pool_grow", {"n": 3}))
     await asyncio.sleep(0)
     supervisor.close()
     await watching
-    assert "is gone" in (await late)["error"]
-    assert "is gone" in (await supervised.ask("pool_grow", {"n": 4}))["error"]
+    with pytest.raises(ConfigError, match="is gone"):
+        await late
+    with pytest.raises(ConfigError, match="is gone"):
+        await supervised.ask("pool_grow", {"n": 4})
 
 
 async def test_a_successor_waits_for_its_turn(pair):

@@ -45,6 +45,15 @@ def block(seconds):
     return os.getpid()
 
 
+@app.task(name="stand_still")
+async def stand_still(seconds):
+    """Block the event loop, the first time that it runs."""
+    note("start")
+    if current_request().losses == 0:
+        time.sleep(seconds)  # noqa: ASYNC251 - just so
+    return os.getpid()
+
+
 @app.task(name="hold", max_retries=0)
 def hold(seconds):
     """Hold the interpreter's lock: nothing else in the process runs."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rqueue import JobFailed
+from rqueue.client.inspector import Inspector
 
 from .fleet import is_alive
 
@@ -450,3 +451,86 @@ async def test_a_log_that_cannot_be_written_stops_nothing(scene, place):
     fleet.signal(signal.SIGTERM)
     assert await fleet.end() == 0
     assert pids
+
+
+# --- remote control ---------------------------------------------------------------------------------------------------
+
+
+async def listening(scene, count):
+    """Who asks the workers, when so many answer: they begin to listen a moment after they have started."""
+    control = Inspector(scene.app)
+    while len((await control.ask("ping")).answers) < count:
+        pass
+    return control
+
+
+async def test_a_process_that_is_shut_down_is_not_replaced_and_after_the_last_one_the_supervisor_ends(scene):
+    fleet = scene.start("--processes", "2")
+    await fleet.ready(2)
+    control = await listening(scene, 2)
+    first, second = (await control.ask("ping")).answers
+    await control.ask("shutdown", to=[first.worker])
+    await fleet.event("process ended", why="shutdown by remote control")
+    assert [answer.worker for answer in (await control.ask("ping")).answers] == [second.worker]
+    assert len(fleet.of("process started")) == 2
+    await control.ask("shutdown")
+    assert await fleet.end() == 0
+
+
+async def test_prefork_grows_once_for_a_word_that_all_its_processes_hear_and_shrinks_without_a_loss(scene):
+    fleet = scene.start("--pool", "prefork", "-c", "2")
+    await fleet.ready(2)
+    control = await listening(scene, 2)
+    grown = await control.ask("pool_grow", n=1)
+    assert [answer.ok for answer in grown.answers] == [{"processes": 3}] * 2
+    await fleet.ready(3)
+    jobs = await scene.enqueue_many(6, "block", 0.7)
+    for job in jobs[:3]:
+        await scene.started_in(job)
+    await control.ask("pool_shrink", n=2)
+    await fleet.event("worker stopping", 2)
+    await fleet.stop()  # a SIGTERM in the middle of it
+    heir = scene.start()
+    for job in jobs:
+        await job.result(30)
+    assert set(map(len, scene.starts().values())) == {1}
+    assert {(await job.info()).losses for job in jobs} == {0}
+    await heir.stop()
+    assert scene.leaks() == set()
+
+
+async def test_slots_follow_the_backlog_in_the_pool_async(scene):
+    fleet = scene.start("--autoscale", "4,1")
+    await fleet.ready()
+    jobs = await scene.enqueue_many(8, "nap", 0.8)
+    await fleet.event("autoscale", slots=4)
+    assert len({await job.result(30) for job in jobs}) == 1
+    await fleet.stop()
+
+
+# --- what is stuck, and what only takes its time ----------------------------------------------------------------------
+
+
+async def test_a_process_whose_event_loop_stands_still_is_replaced(scene):
+    fleet = scene.start("--max-loop-stall", "1")
+    await fleet.ready()
+    job = await scene.enqueue("stand_still", 60)
+    pid = await scene.started_in(job)
+    await fleet.event("event loop stalled", pid=pid)
+    assert await job.result(30) != pid
+    assert (await job.info()).losses == 1
+    await fleet.stop()
+
+
+async def test_a_process_that_is_replaced_lets_its_long_jobs_end(scene):
+    """However short the shutdown timeout is: nobody is in a hurry, since another process has its place."""
+    fleet = scene.start("--shutdown-timeout", "0")
+    await fleet.ready()
+    job = await scene.enqueue("nap", 2)
+    pid = await scene.started_in(job)
+    fleet.signal(signal.SIGHUP)
+    await fleet.event("worker stopping")
+    assert await job.result(30) == pid
+    await fleet.event("process ended", pid=pid, why="SIGHUP", code=0)
+    await fleet.stop()
+    assert len(scene.starts()[job.id]) == 1

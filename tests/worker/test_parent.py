@@ -2,7 +2,10 @@
 
 import inspect
 
+import pytest
+
 from rqueue.cli.child import Supervised
+from rqueue.errors import ConfigError
 from rqueue.wire.keys import Keys
 from rqueue.wire.message import Header, Message
 from rqueue.worker.board import Figures
@@ -35,7 +38,8 @@ async def test_nobody_can_be_told_everything_and_says_that_there_is_no_superviso
     nobody.report(Figures(), b"card")
     nobody.began(job)
     nobody.ended(job)
-    assert await nobody.ask("pool_grow", {"n": 1}) == {"error": "pool_grow: this worker has no supervisor"}
+    with pytest.raises(ConfigError, match="pool_grow: this worker has no supervisor"):
+        await nobody.ask("pool_grow", {"n": 1})
 
 
 async def test_a_worker_without_a_supervisor_keeps_its_lease_itself(app, broker, until):
