@@ -50,6 +50,7 @@ class Supervised:
         if not standby:
             self._turn.set()
         self._is_ready = self._is_gone = False
+        self._notes: dict[ClaimedJob, int | None] = {}
         self._numbers = itertools.count()
         self._answers: dict[int, asyncio.Future[Message]] = {}
 
@@ -59,7 +60,8 @@ class Supervised:
         await self._channel.read(self._hear)
         self.keeps_lease, self._is_gone = False, True
         for waiting in self._answers.values():
-            waiting.set_result({"error": _GONE})
+            if not waiting.done():
+                waiting.set_result({"error": _GONE})
         self._answers.clear()
         event(logging.WARNING, "supervisor is gone", pid=os.getpid())
         process.stop(1)
@@ -71,8 +73,8 @@ class Supervised:
         if "retire" in message:
             self._process.retire()
         if "stop" in message:
-            self._process.stop(1)
-        if "lease" in message and worker is not None:
+            self._process.stop_to(message["stop"])
+        if "lease" in message and worker is not None and worker.id == message["lease"]:  # a new worker has another id
             worker.lease_told(message["lease"], message["sent_s"], message["is_registered"])
         if (waiting := self._answers.pop(message.get("answer", -1), None)) is not None and not waiting.done():
             waiting.set_result(message["value"])
@@ -97,10 +99,10 @@ class Supervised:
 
     def began(self, job: ClaimedJob) -> None:
         if job.deadline_s is not None:
-            self._board.limit(Noted(job.deadline_s, job.keys.name, job.id))
+            self._notes[job] = self._board.limit(Noted(job.deadline_s, job.keys.name, job.id))
 
     def ended(self, job: ClaimedJob) -> None:
-        self._board.forget(job.id)
+        self._board.forget(self._notes.pop(job, None))
 
     def questioned(self, job: ClaimedJob, until_s: float) -> None:
         self._board.question(Noted(until_s, job.keys.name, job.id))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rqueue.worker.worker import Worker
 
 _LOOP_THREAD: Final = "rqueue loop"
-_SIGNALS: Final = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGBREAK")
+_SIGNALS: Final = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGBREAK", "SIGHUP")
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 10.0
 
@@ -153,7 +153,13 @@ class WorkerProcess:
 
     def _signalled(self, name: str) -> None:
         event(logging.INFO, "signal received", signal=name)
-        self.stop(2 if name == "SIGQUIT" else 1)
+        times = 2 if name == "SIGQUIT" else 1
+        # Whoever signals all processes at once has told the supervisor as well, which passes it on.
+        self.stop(times if self._companion is None else max(0, times - self._stops))
+
+    def stop_to(self, level: int) -> None:
+        """Have been stopped so often in all."""
+        self.stop(max(0, level - self._stops))
 
     def retire(self) -> None:
         """Stop when what runs has ended, however long that takes."""

@@ -68,7 +68,7 @@ class WorkerStatus:
         concurrency: jobs at once.
         running: jobs that ran.
         held: jobs that were claimed and had not started.
-        state: ``running`` or ``stopping``.
+        state: ``running``, ``standby`` (it waits to take another one's place) or ``stopping``.
         serves: the queues that it claims from.
         done: runs that it has settled since its start, retries included.
         stalls: how often something has blocked its event loop for over a second.

@@ -30,6 +30,7 @@ class Channel:
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
+        self._loops = end.dup()  # now: later there may be no descriptor left, and nobody would hear the other side
         end.setblocking(True)
         self._sending = threading.Lock()
         self._reader: asyncio.StreamReader | None = None
@@ -39,7 +40,12 @@ class Channel:
     def pair(cls) -> tuple[Channel, socket.socket]:
         """A channel, and the socket for the other side."""
         ours, theirs = socket.socketpair()
-        return cls(ours), theirs
+        try:
+            return cls(ours), theirs
+        except BaseException:
+            ours.close()
+            theirs.close()
+            raise
 
     def tell(self, message: Message) -> None:
         """Send when the other side has room, while :meth:`read` runs: nothing waits for a process that is stuck."""
@@ -76,8 +82,7 @@ class Channel:
 
     async def read(self, hear: Callable[[Message], None]) -> None:
         """Hand over each message as it comes; returns when the other side is gone."""
-        end = self._socket.dup()  # the loop closes its own
-        self._reader, self._writer = await asyncio.open_connection(sock=end, limit=_LONGEST_LINE)
+        self._reader, self._writer = await asyncio.open_connection(sock=self._loops, limit=_LONGEST_LINE)
         with suppress(OSError):
             while (line := await self._reader.readline()).endswith(b"\n"):  # half a line is a dead one's last
                 hear(orjson.loads(line))
@@ -86,4 +91,6 @@ class Channel:
         """Close this side."""
         if self._writer is not None:
             self._writer.close()
+        else:
+            self._loops.close()
         self._socket.close()

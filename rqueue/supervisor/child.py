@@ -6,13 +6,14 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
 from rqueue.policy.clock import elapsed_s
 from rqueue.supervisor.channel import Channel, Message
+from rqueue.supervisor.custody import Custody
 from rqueue.supervisor.settings import FleetSettings
 from rqueue.worker.board import Board, Figures
 
@@ -31,6 +32,10 @@ class Child:
         is_standby: it waits until it takes another one's place.
         is_ready: it works, or could.
         is_spent: it starts nothing any more.
+        custody: what is done in Redis for it, once it has said what its app is.
+        queues, added: where it has leases under its id in use, and where it said that it would have one.
+        renewed, renewed_s: the id whose lease was last renewed for it, '' before that; and when it was last tried.
+        is_renewing: its lease is being renewed.
         born_s, placed_s: when it was started, and when it began to claim, by :func:`~rqueue.policy.clock.elapsed_s`.
         stops: how often it was asked to stop; the second time it gives back what runs as well.
         stopped_s: when it was last asked.
@@ -49,7 +54,11 @@ class Child:
     ) -> None:
         self.deaths, self.is_standby, self._hear = deaths, standby, hear
         self.workers: list[str] = []
-        self.is_ready = self.is_spent = False
+        self.is_ready = self.is_spent = self.is_renewing = False
+        self.custody: Custody | None = None
+        self.queues: set[str] = set()
+        self.added: set[str] = set()
+        self.renewed, self.renewed_s = "", 0.0
         self.stops = 0
         self.stopped_s: float | None = None
         self.why = self.killed = self.due = ""
@@ -88,6 +97,11 @@ class Child:
         """True while it is to go on working."""
         return self.code is None and not self.why
 
+    @property
+    def has_place(self) -> bool:
+        """True while it is one of those that there should be: no successor in waiting, and not on its way out."""
+        return self.is_staying and not self.is_standby
+
     def figures(self) -> Figures:
         """How it is, by its own account."""
         return self.board.read()
@@ -109,6 +123,12 @@ class Child:
         else:
             self.stop(1, why)
 
+    def serves(self, queues: Iterable[str]) -> None:
+        """It has leases in these queues, or will have."""
+        self.added |= set(queues) - self.queues
+        if self.custody is not None:
+            self.custody.serve(sorted(self.added))
+
     def stop(self, times: int, why: str) -> None:
         """Ask it to stop: once lets running jobs end, twice gives them back as well. No more often than that in all."""
         self.why = self.why or why
@@ -116,7 +136,7 @@ class Child:
             self.stops += 1
             self.stopped_s = elapsed_s()
             if self.is_ready:
-                self.tell({"stop": why})  # a signal would interrupt the call that a job's function is in
+                self.tell({"stop": self.stops})  # a signal would interrupt the call that a job's function is in
             else:
                 self._signal(signal.SIGTERM)
 
@@ -145,8 +165,9 @@ class Child:
         self.board.close()
 
     def _heard(self, message: Message) -> None:
-        if (worker := message.get("worker")) is not None:
+        if (worker := message.get("worker")) is not None and worker not in self.workers:
             self.workers.append(worker)
+            self.added, self.queues = self.added | self.queues, set()  # it registers anew, one after the other
         if message.get("ready"):
             self.is_ready, self.placed_s = True, elapsed_s()
         self.is_spent = self.is_spent or message.get("spent", False)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Final, TypeVar
+
+import orjson
 
 from rqueue.broker.broker import Broker
 from rqueue.broker.endpoint import Endpoint
@@ -78,10 +80,14 @@ class Custody:
     Args:
         known: what :func:`introduction` gave.
         config: the processes' settings.
+
+    Attributes:
+        known: the same.
+        users: processes that it is for, until what they held is taken back.
     """
 
     def __init__(self, known: Mapping[str, Any], config: WorkerConfig) -> None:
-        self.known = known
+        self.known, self.users = known, 0
         self._config, self._limits = config, Limits(**known["limits"])
         client = Client(Endpoint(known["url"]), AppConfig(known["namespace"], limits=self._limits))
         for name, options in known["tasks"].items():
@@ -119,15 +125,27 @@ class Custody:
             await self._insist(worker, partial(self._end, worker, job))
         began_s = elapsed_s()
         moved = await self._insist(worker, partial(self._reaper.take_back, worker, uncharged, suspect))
-        event(logging.INFO, "jobs taken back", worker=worker, jobs=moved, seconds=round(elapsed_s() - began_s, 3))
+        if moved:
+            event(logging.INFO, "jobs taken back", worker=worker, jobs=moved, seconds=round(elapsed_s() - began_s, 3))
 
-    async def renew(self, worker: str, card: bytes) -> bool:
+    async def renew(self, worker: str, card: bytes, queues: Collection[str]) -> bool:
         """Renew the lease of a process that cannot do so itself while it works; false when it is not registered.
+
+        Args:
+            worker: its id.
+            card: what it says of itself.
+            queues: where it has leases: in others it would seem to have lost them all.
 
         Raises:
             BrokerError: Redis could not be asked.
         """
-        return await self._broker.renew(self._queues, worker, self._config.lease_s, card)
+        served = [keys for keys in self._queues if keys.name in queues]
+        return await self._broker.renew(served, worker, self._config.lease_s, card)
+
+    def busy(self, card: bytes) -> bytes:
+        """The card of a process that cannot write one now, because its only job holds the interpreter: it is busy."""
+        now_ms = self._broker.clock.now_ms()
+        return orjson.dumps({**orjson.loads(card), "running": 1, "held": 0, "beat": now_ms, "fetched": now_ms})
 
     async def backlog(self) -> int:
         """How many jobs wait in the queues.

@@ -18,7 +18,8 @@ from typing import Any, Final, NamedTuple
 
 from rqueue.cli.exits import Code
 from rqueue.cli.process import REPLACE
-from rqueue.errors import BrokerError
+from rqueue.config import whole
+from rqueue.errors import BrokerError, ConfigError
 from rqueue.log import event
 from rqueue.policy.autoscale import Autoscale
 from rqueue.policy.clock import elapsed_s
@@ -34,9 +35,12 @@ OVERDUE_GRACE_S: Final = 2.0
 
 _LOOK_S: Final = 0.25
 _SCALE_S: Final = 1.0
-_STUCK_STOP_S: Final = 10.0  # beyond the shutdown timeout: settling and leaving take a few seconds of their own
+_STUCK_STOP_S: Final = 10.0  # beyond the shutdown timeout, once for jobs and once for what they share: settling, leaving
 _CUSTODY_S: Final = 5.0
 _USUAL_STARTUP_S: Final = 1.0
+_ENOUGH_STARTS: Final = 10
+_IDLE_STANDBY_S: Final = 30.0
+_STANDS_STILL_S: Final = 1.0
 _REQUESTS_KEPT: Final = 100  # every process of the fleet hears a request within a second
 _MOST_AHEAD: Final = 4  # starting a process takes a core for a while: more at once would not be ready sooner
 
@@ -61,10 +65,11 @@ class Supervisor:
         self._scale = Autoscale(*settings.autoscale) if settings.autoscale else None
         self._children: dict[int, Child] = {}
         self._vacancies: list[_Vacancy] = []
-        self._no_standby_until_s = 0.0
-        self._custody: Custody | None = None
+        self._no_standby_until_s, self._standby_deaths = 0.0, 0
+        self._custodies: list[Custody] = []  # the last one is in use
         self._duties: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self._looked_s, self._judges_from_s = elapsed_s(), 0.0
         self._stops = 0
         self._code = 0
         self._was_ready = False
@@ -89,18 +94,17 @@ class Supervisor:
             await asyncio.wait(self._duties, timeout=_CUSTODY_S)
         for duty in self._duties:
             duty.cancel()
-        if self._custody is not None:
-            await self._custody.close()
+        for custody in self._custodies:
+            await custody.close()
         event(logging.INFO, "supervisor stopped", pid=os.getpid())
         return self._code
 
     def tick(self) -> None:
         """One look at everything."""
         self._collect()
-        for child in list(self._children.values()):
-            self._end_if_stuck(child)
+        self._end_what_is_stuck()
         if self._config.pool == "prefork":
-            self._regularly(self._renew_leases, self._config.heartbeat_s / 3)
+            self._renew_leases()
         if self._scale is not None and not self._is_stopping:
             self._regularly(self._follow_backlog, _SCALE_S)
         if self._sources is not None and not self._is_stopping:
@@ -138,11 +142,10 @@ class Supervisor:
             why=child.why or ("it asked to be replaced" if child.code == REPLACE else "by itself"),
             seconds=round(lived_s, 1),
         )
-        self._was_ready = self._was_ready or child.is_ready
         if child.code == Code.USAGE and not self._was_ready and self._sources is None:
             self._code = Code.USAGE  # it was told something wrong, and said so: another one would say the same
             self.stop()
-        elif not is_expected:
+        elif not is_expected or (child.why == "" and child.code == 0):  # nobody asked it to end: it may do so each time
             self._leave_vacancy(child, 1 if lived_s > STEADY_S else child.deaths + 1)
 
     async def _bury(self, child: Child, died_s: float) -> None:
@@ -152,16 +155,24 @@ class Supervisor:
         questioned = child.board.questioned(died_s)
         await child.last_words()
         child.close()
-        if self._custody is not None and (child.code != 0 or child.killed):
-            for worker in child.workers:
-                await self._custody.take_back(
-                    worker,
-                    uncharged=is_ours or child.code == REPLACE,
-                    suspect=questioned.id if questioned is not None else None,
-                    overdue=overdue,
-                )
+        if (custody := child.custody) is None:
+            return
+        for worker in child.workers:
+            await custody.take_back(
+                worker,
+                uncharged=is_ours or child.code == REPLACE or (child.code == 0 and child.why != ""),
+                suspect=questioned.id if questioned is not None else None,
+                overdue=overdue,
+            )
+        custody.users -= 1
+        if custody.users == 0 and custody is not self._custodies[-1]:
+            self._custodies.remove(custody)
+            await custody.close()
 
     def _leave_vacancy(self, child: Child, deaths: int) -> None:
+        if child.is_standby:
+            self._standby_deaths += 1
+            deaths = self._standby_deaths
         pause = pause_s(deaths)
         if pause:
             event(logging.WARNING, "process dies at once", **describe(child), times=deaths, restart_in_s=pause)
@@ -169,6 +180,15 @@ class Supervisor:
             self._no_standby_until_s = elapsed_s() + max(pause, 1.0)
         else:
             self._vacancies.append(_Vacancy(elapsed_s() + pause, deaths))
+
+    def _end_what_is_stuck(self) -> None:
+        """Not right after a sleep: the machine was suspended, or all were frozen, and the others wake up just now."""
+        now_s = elapsed_s()
+        if now_s - self._looked_s > OVERDUE_GRACE_S:
+            self._judges_from_s = now_s + OVERDUE_GRACE_S
+        self._looked_s = now_s
+        for child in list(self._children.values()) if now_s >= self._judges_from_s else ():
+            self._end_if_stuck(child)
 
     def _end_if_stuck(self, child: Child) -> None:
         """Kill what cannot be waited for: an overdue job, a loop that does not move, a stop that does not end."""
@@ -180,7 +200,7 @@ class Supervisor:
             event(logging.ERROR, "event loop stalled", seconds=round(now_s - figures.moved_s), **describe(child))
             child.kill(_STALLED)
         elif child.stopped_s is not None:
-            allowed_s = _STUCK_STOP_S + (self._config.shutdown_timeout_s if child.stops == 1 else 0)
+            allowed_s = _STUCK_STOP_S + (2 * self._config.shutdown_timeout_s if child.stops == 1 else 0)
             if now_s - child.stopped_s > allowed_s:
                 event(logging.ERROR, "process does not stop", **describe(child))
                 child.kill("it did not stop")
@@ -191,7 +211,8 @@ class Supervisor:
         """Start what is missing, stop what is too much."""
         if self._is_stopping:
             return
-        working = [child for child in self._children.values() if child.is_staying and not child.is_standby]
+        working = [child for child in self._children.values() if child.has_place]
+        working.sort(key=lambda child: child.figures().running)  # who is idle goes first, then who is older
         missing = self._target - len(working)
         working.sort(key=lambda child: child.figures().running)
         for child in working[:-missing] if missing < 0 else ():  # the idle ones first
@@ -225,7 +246,8 @@ class Supervisor:
             return
         standbys = [child for child in self._children.values() if child.is_staying and child.is_standby]
         wanted = 0
-        for child in [each for each in self._children.values() if each.is_staying and not each.is_standby]:
+        for child in [each for each in self._children.values() if each.has_place]:
+            self._measure(child)
             child.due = child.due or self._why_due(child)
             if not child.due:
                 continue
@@ -239,6 +261,9 @@ class Supervisor:
         if elapsed_s() >= self._no_standby_until_s:
             for _ in range(wanted - len(standbys)):
                 self._start(0, standby=True)
+        for child in standbys[wanted:]:  # a burst is over
+            if child.is_ready and elapsed_s() - child.placed_s > _IDLE_STANDBY_S:
+                child.retire("it is not needed")
 
     def _ahead(self) -> int:
         """How many successors must be on their way at once: more than one where a life is shorter than a start."""
@@ -246,14 +271,18 @@ class Supervisor:
         needed = 1 if max_tasks is None else math.ceil(self._startup_s * self._rate / max_tasks)
         return min(max(1, needed), _MOST_AHEAD)
 
+    def _measure(self, child: Child) -> None:
+        """How fast it starts jobs; before it has started a few, the one before it is the measure."""
+        started, age_s = child.figures().started, elapsed_s() - child.placed_s
+        if child.is_ready and (started >= _ENOUGH_STARTS or age_s > _IDLE_STANDBY_S):
+            self._rate = started / max(age_s, _LOOK_S)
+
     def _why_due(self, child: Child) -> str:
         if not child.is_ready:
             return ""
         if child.is_spent:
             return "it has done its share"
         figures, config = child.figures(), self._config
-        if figures.started >= 10:
-            self._rate = figures.started / max(elapsed_s() - child.placed_s, _LOOK_S)
         if config.max_tasks is not None and is_successor_due(
             figures.started, config.max_tasks, self._rate, self._startup_s
         ):
@@ -264,28 +293,44 @@ class Supervisor:
 
     # Duties that wait for something
 
-    async def _renew_leases(self) -> None:
-        """Keep the leases of processes whose only job may hold the interpreter for longer than a lease."""
-        custody = self._custody
-        for child in list(self._children.values()) if custody is not None else ():
-            if not child.workers or child.code is not None:
-                continue
-            worker, sent_s = child.workers[-1], elapsed_s()
-            try:
-                assert custody is not None
-                is_registered = await custody.renew(worker, child.board.card())
-            except BrokerError as exc:
-                event(logging.WARNING, "lease not renewed", worker=worker, error=str(exc))
-                continue
+    def _renew_leases(self) -> None:
+        """Thrice in a heartbeat, but not before Redis has answered the last time."""
+        for child in self._children.values():
+            if child.workers and not child.is_renewing and elapsed_s() - child.renewed_s > self._config.heartbeat_s / 3:
+                child.renewed_s = elapsed_s()
+                self._duty(self._renew_lease(child))
+
+    async def _renew_lease(self, child: Child) -> None:
+        """Keep the lease of a process whose only job may hold the interpreter for longer than a lease."""
+        custody, worker, sent_s, card = child.custody, child.workers[-1], elapsed_s(), child.board.card()
+        if custody is None:
+            return
+        if card and sent_s - child.figures().moved_s > _STANDS_STILL_S:
+            card = custody.busy(card)
+        child.is_renewing = True
+        try:
+            is_registered = await custody.renew(worker, card, child.queues | child.added)
+            if is_registered and worker == child.workers[-1]:
+                child.queues, child.added = child.queues | child.added, set()
+            elif child.queues and child.added:  # in one of the latter it may not be registered yet
+                is_registered = await custody.renew(worker, card, child.queues)
+        except BrokerError as exc:
+            event(logging.WARNING, "lease not renewed", worker=worker, error=str(exc))
+            return
+        finally:
+            child.is_renewing = False
+        if is_registered:
+            child.renewed = worker
+        if child.renewed == worker:  # before its first renewal it may just be registering
             child.tell({"lease": worker, "sent_s": sent_s, "is_registered": is_registered})
 
     async def _follow_backlog(self) -> None:
-        children = [child for child in self._children.values() if child.is_staying and child.is_ready]
+        children = [child for child in self._children.values() if child.has_place and child.is_ready]
         busy = sum(child.figures().running > 0 for child in children)
         waiting = 0
-        if self._custody is not None and busy >= self._target:
+        if self._custodies and busy >= self._target:
             try:
-                waiting = await self._custody.backlog()
+                waiting = await self._custodies[-1].backlog()
             except BrokerError as exc:
                 event(logging.WARNING, "backlog not known", error=str(exc))
                 return
@@ -309,13 +354,14 @@ class Supervisor:
     # What processes say
 
     def _hear(self, child: Child, message: Message) -> None:
-        if "app" in message and (self._custody is None or self._custody.known != message["app"]):
-            before, self._custody = self._custody, Custody(message["app"], self._config)
-            if before is not None:
-                self._duty(before.close())
-        if "serves" in message and self._custody is not None:
-            self._custody.serve([message["serves"]])
+        if "app" in message:
+            child.custody = self._custody_of(message["app"])
+            child.custody.users += 1
+            child.serves(message["app"]["queues"])
+        if "serves" in message:
+            child.serves([message["serves"]])
         if message.get("ready"):
+            self._was_ready, self._standby_deaths = True, 0
             self._startup_s = max(elapsed_s() - child.born_s, self._startup_s / 2)
         if (max_tasks := self._config.max_tasks) is not None and message.get("spent"):
             self._rate = max_tasks / max(elapsed_s() - child.placed_s, 1e-3)
@@ -324,30 +370,45 @@ class Supervisor:
         if "ask" in message:
             child.tell({"answer": message["ask"], "value": self._answer(child, message["verb"], message["arguments"])})
 
+    def _custody_of(self, known: dict[str, Any]) -> Custody:
+        """After a change of code there may be two, until the last process with the old code is buried."""
+        for custody in self._custodies:
+            if custody.known == known:
+                return custody
+        self._custodies.append(Custody(known, self._config))
+        return self._custodies[-1]
+
     def _answer(self, child: Child, verb: str, arguments: dict[str, Any]) -> Message:
         """What a process was asked by remote control, and only its supervisor can do."""
         request = arguments.get("request")
         if request in self._requests and verb != "shutdown":
             return self._requests[request]  # the other processes of this fleet were asked as well
         if verb == "shutdown":
+            self._target -= child.has_place
             if child.is_staying:
-                self._target -= 1
                 child.stop(1, "shutdown by remote control")
             answer: Message = {"ok": {"stopping": True}}
-            if self._target <= 0:
+            if self._target <= 0 and not self._is_stopping:  # every process of the fleet may say so
                 self.stop()
         elif self._scale is not None:
             answer = {"error": "the number of processes follows the backlog (--autoscale)"}
         else:
-            more = arguments["n"] if verb == "pool_grow" else -arguments["n"]
-            self._target = max(1, self._target + more)
-            answer = {"ok": {"processes": self._target}}
+            answer = self._grow(arguments["n"], 1 if verb == "pool_grow" else -1)
         self._wake.set()
         if request is not None:
             self._requests[request] = answer
             while len(self._requests) > _REQUESTS_KEPT:
                 del self._requests[next(iter(self._requests))]
         return answer
+
+    def _grow(self, n: object, sign: int) -> Message:
+        try:
+            whole("n", n, 1)
+        except ConfigError as exc:
+            return {"error": str(exc)}
+        assert isinstance(n, int)
+        self._target = max(1, self._target + sign * n)
+        return {"ok": {"processes": self._target}}
 
     # Signals
 

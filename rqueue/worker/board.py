@@ -67,12 +67,15 @@ class Board:
     def __init__(self, fd: int | None = None, slots: int = 1024) -> None:
         size = _SLOTS_AT + slots * _SLOT_BYTES
         self.fd = _new_file() if fd is None else fd
-        if fd is None:
-            os.ftruncate(self.fd, size)
-        self._page = mmap.mmap(self.fd, size)
+        try:
+            if fd is None:
+                os.ftruncate(self.fd, size)
+            self._page = mmap.mmap(self.fd, size)
+        except BaseException:
+            os.close(self.fd)
+            raise
         self._slots = slots
         self._free = list(range(slots - 1, -1, -1))
-        self._used: dict[str, int] = {}
 
     def write(self, figures: Figures, card: bytes) -> None:
         """Write how the worker is, and what it says of itself."""
@@ -89,15 +92,20 @@ class Board:
         (length,) = struct.unpack_from("<H", self._page, _CARD_AT)
         return self._page[_CARD_AT + 2 : _CARD_AT + 2 + length]
 
-    def limit(self, job: Noted) -> None:
-        """A job with a time limit starts; it must have ended by then."""
-        if self._free:
-            slot = self._used[job.id] = self._free.pop()
-            self._write(_SLOTS_AT + slot * _SLOT_BYTES, job)
+    def limit(self, job: Noted) -> int | None:
+        """A job with a time limit starts; it must have ended by then. Gives the note's number, None when all are taken.
 
-    def forget(self, job_id: str) -> None:
+        Its id is no name for the note: a job whose lease was lost may run twice in a process, the old run beside the
+        new one.
+        """
+        if not self._free:
+            return None
+        slot = self._free.pop()
+        self._write(_SLOTS_AT + slot * _SLOT_BYTES, job)
+        return slot
+
+    def forget(self, slot: int | None) -> None:
         """It is over."""
-        slot = self._used.pop(job_id, None)
         if slot is not None:
             _SLOT.pack_into(self._page, _SLOTS_AT + slot * _SLOT_BYTES, 0.0, 0, 0)
             self._free.append(slot)

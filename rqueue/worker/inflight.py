@@ -99,6 +99,8 @@ class Signals:
 QUESTION_S = 1.0
 """How long a job that has cost a worker must have run before another of its kind starts beside it."""
 
+_EARLY_S = 0.01  # uvloop's timers fire up to a millisecond early: too early to see that the question is over
+
 _Entry = tuple[int, int, ClaimedJob]
 
 
@@ -113,6 +115,7 @@ class Inflight:
 
     Attributes:
         stuck: jobs that were settled and did not end; each keeps its slot.
+        claimed: jobs that were held so far; it only grows.
         exclusive: the job that must run with nothing else in the process, while there is one.
         question_ends_s: until when no second job that has cost a worker starts.
     """
@@ -129,6 +132,7 @@ class Inflight:
         self._held_count = 0
         self.running = 0
         self.stuck = 0
+        self.claimed = 0
         self.exclusive: ClaimedJob | None = None
         self._questioned: ClaimedJob | None = None
         self.question_ends_s = 0.0
@@ -193,6 +197,7 @@ class Inflight:
     def _push(self, job: ClaimedJob) -> None:
         job.phase, job.ticket, job.held_s = Phase.HELD, next(self._number), elapsed_s()
         self._jobs.add(job)
+        self.claimed += 1
         heapq.heappush(self._held[job.message.header.losses > 0], (-job.rank, job.ticket, job))
         self._held_count += 1
         self.signals.idle.clear()
@@ -219,7 +224,7 @@ class Inflight:
         job.phase = Phase.RUNNING
         if job.message.header.losses:
             self._questioned, self.question_ends_s = job, elapsed_s() + QUESTION_S
-            asyncio.get_running_loop().call_later(QUESTION_S, self.signals.execute.set)
+            asyncio.get_running_loop().call_later(QUESTION_S + _EARLY_S, self.signals.execute.set)
         self._held_count -= 1
         self.running += 1
         self.life.count()
@@ -259,6 +264,7 @@ class Inflight:
     def put_off(self, job: ClaimedJob, settlement: Settlement) -> None:
         """A job that took a slot and may not start yet gives it back, and is to be settled; it says nothing of pace."""
         self.running -= 1
+        self.life.started -= 1
         self.settle(job, settlement)
         self.signals.execute.set()
         self.signals.fetch.set()

@@ -111,11 +111,18 @@ class Reaper:
         charged = set() if uncharged else await self._charged(worker)
         if suspect in charged:
             charged = {suspect}
-        moved = 0
+        moved, refused = 0, None
         for keys in self._queues:
-            while await self._broker.condemn(keys, worker):
-                # What the dead process had still sent may have renewed the lease; then it is condemned again.
-                moved += await self._reap(keys, worker, charged)
+            try:
+                while await self._broker.condemn(keys, worker):
+                    # What the dead process had still sent may have renewed the lease; then it is condemned again.
+                    moved += await self._reap(keys, worker, charged)
+            except BrokerUnavailable:
+                raise
+            except BrokerError as exc:  # a list is none: what is in the other queues is taken back all the same
+                refused = exc
+        if refused is not None:
+            raise refused
         return moved
 
     async def _charged(self, worker: str) -> set[str]:

@@ -80,6 +80,7 @@ class Worker:
         self._stop_now = asyncio.Event()
         self._ready = asyncio.Event()
         self._main: asyncio.Task[None] | None = None
+        self._has_turn = False
         self.main_thread: Pool | None = None
         self.is_replaceable = self.must_be_replaced = False
 
@@ -170,9 +171,10 @@ class Worker:
             self._fetcher.poke()
             await self._idle_or_ended()
             await self._settler.drained()
+            claimed = self._inflight.claimed
             sizes = [await self._broker.sizes(keys) for keys in list(self._fetcher.served)]
             is_empty = not any(sum(size.waiting) + size.running + size.scheduled * scheduled for size in sizes)
-            if is_empty and idle.is_set():  # nothing was claimed here while the sizes were asked
+            if is_empty and idle.is_set() and self._inflight.claimed == claimed:  # nothing moved while it was counted
                 return
             # What is left runs elsewhere, or is not due yet, or came meanwhile.
             await asyncio.sleep(0.02)
@@ -249,7 +251,8 @@ class Worker:
         await asyncio.wait([turn, stop], return_when=asyncio.FIRST_COMPLETED)
         for task in (turn, stop):
             task.cancel()
-        return not self._stopping.is_set()
+        self._has_turn = not self._stopping.is_set()
+        return self._has_turn
 
     def _inbound(self) -> tuple[Fetcher | Executor | Promoter | Reaper | Autoscaler, ...]:
         return self._fetcher, self._executor, self._promoter, self._reaper, self._autoscaler
@@ -264,7 +267,7 @@ class Worker:
         parent = self._parent
         # In solo the loop stands still for as long as a job's function runs: that says nothing.
         stall_s = math.inf if config.pool == "solo" else config.max_loop_stall_s
-        self._heart = Heart(client.endpoint, queues, lease, signals, self._card, stall_s, lambda: parent.keeps_lease)
+        self._heart = Heart(client.endpoint, queues, lease, signals, self._card, stall_s, self._is_renewed_by_parent)
         self._gauge = Gauge(inflight, parent, self._card, self._spent)
         self._settler = Settler(broker, inflight, limits, judge)
         self._fetcher = Fetcher(broker, queues, inflight, lease, schedule, judge, client.config, config)
@@ -280,6 +283,10 @@ class Worker:
         self._control = Control(
             broker, lease, self._verbs(), self._parent.ask if parent.replaces else None, self._passed_on()
         )
+
+    def _is_renewed_by_parent(self) -> bool:
+        """In the heart's thread. A supervisor that stands still is not relied on: it renews thrice in a heartbeat."""
+        return self._parent.keeps_lease and self._lease.age_s < self._config.heartbeat_s * 2 / 3
 
     async def _open_resources(self) -> bool:
         """Start what the app shares; false when the worker is stopped meanwhile, which need not wait for it."""
@@ -423,7 +430,7 @@ class Worker:
         return orjson.dumps(
             {
                 **card,
-                "state": "stopping" if self._stopping.is_set() else "running",
+                "state": self._state(),
                 "running": self.running,
                 "held": self.held,
                 "done": self._settler.total,
@@ -431,6 +438,16 @@ class Worker:
                 "heartbeat": self._config.heartbeat_s,
                 "block": self._config.longest_block_s,
                 "beat": self._broker.clock.now_ms(),
-                "fetched": self._fetcher.fetched_ms,
+                "fetched": self._fetched_ms(),
             }
         )
+
+    def _state(self) -> str:
+        if self._stopping.is_set():
+            return "stopping"
+        return "running" if self._has_turn else "standby"
+
+    def _fetched_ms(self) -> int | None:
+        """When it last fetched, or had no reason to: now, while it may not, or while its one job stops the loop."""
+        is_full = self._config.pool in ("prefork", "solo") and self.running > 0
+        return self._broker.clock.now_ms() if is_full or not self._has_turn else self._fetcher.fetched_ms

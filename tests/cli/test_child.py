@@ -187,7 +187,7 @@ class Heard:
     """In the place of the process: what it is told."""
 
     def __init__(self):
-        self.worker = self
+        self.worker, self.id = self, "host:1:a"
         self.told = []
         self.stopped = asyncio.Event()
 
@@ -195,6 +195,7 @@ class Heard:
         self.told.append(told)
 
     def stop(self, times):
+        """The supervisor is gone."""
         self.told.append(times)
         self.stopped.set()
 
@@ -241,11 +242,36 @@ async def test_only_jobs_with_a_limit_are_on_the_board_and_only_while_they_run(p
     assert list(board.overdue(6.0)) == []
 
 
+async def test_two_runs_of_one_job_are_told_apart(pair):
+    """Its lease was lost, and it came back while the old run went on."""
+    supervised, _, board = pair
+    old, new = job("a", 5.0), job("a", 9.0)
+    supervised.began(old)
+    supervised.began(new)
+    supervised.ended(old)
+    assert list(board.overdue(10.0)) == [Noted(9.0, "q", "a")]
+    supervised.ended(new)
+    assert list(board.overdue(10.0)) == []
+
+
+async def test_a_question_that_nobody_waits_for_does_not_keep_it_from_leaving(pair):
+    supervised, supervisor, _ = pair
+    heard = Heard()
+    watching = asyncio.create_task(supervised.watch(heard))
+    question = asyncio.create_task(supervised.ask("pool_grow", {"n": 1}))
+    await asyncio.sleep(0)
+    question.cancel()
+    supervisor.close()
+    await asyncio.wait_for(watching, DEADLINE_S)
+    assert heard.told == [1]
+
+
 async def test_it_hears_of_its_lease_and_at_last_that_nobody_keeps_it(pair):
     supervised, supervisor, _ = pair
     heard = Heard()
     watching = asyncio.create_task(supervised.watch(heard))
     supervisor.tell_now({"lease": "host:1:a", "sent_s": 1.5, "is_registered": True})
+    supervisor.tell_now({"lease": "host:1:before", "sent_s": 1.5, "is_registered": False})
     supervisor.close()
     async with asyncio.timeout(DEADLINE_S):
         await heard.stopped.wait()

@@ -77,13 +77,16 @@ class Supervised:
         assert self.process.stderr is not None
         reader = asyncio.StreamReader(limit=2**24)
         loop = asyncio.get_running_loop()
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), self.process.stderr)
-        while line := await reader.readline():
-            try:
-                self.lines.append(json.loads(line))
-            except ValueError:
-                self.plain.append(line.decode(errors="replace"))
-            self._news.set()
+        pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), self.process.stderr)
+        try:
+            while line := await reader.readline():
+                try:
+                    self.lines.append(json.loads(line))
+                except ValueError:
+                    self.plain.append(line.decode(errors="replace"))
+                self._news.set()
+        finally:
+            pipe.close()
         self._is_over = True
         self._news.set()
 
@@ -171,6 +174,11 @@ class Scene:
     async def enqueue_many(self, count: int, task: str, *arguments: Any, **options: Any) -> list[Any]:
         known = self.app.tasks.find(task) or self.app.task(name=task)(_anything)
         return await self.app.enqueue_many([known.options(**options).s(*arguments) for _ in range(count)])
+
+    def control(self, verb: str, to: Sequence[str] | None = None, **arguments: Any) -> None:
+        """Ask workers for something on the control channel, whatever it is; nobody waits for the answers."""
+        request = {"v": 1, "id": os.urandom(8).hex(), "verb": verb, "args": arguments, "to": to}
+        self.redis.publish("rqueue:control", json.dumps(request))
 
     def runs(self) -> list[Run]:
         """What the oracle says, in order."""

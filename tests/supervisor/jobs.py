@@ -36,6 +36,14 @@ async def nap(seconds):
     return os.getpid()
 
 
+@app.task(name="until")
+async def until(path):
+    note("start")
+    while not os.access(path, os.F_OK):
+        await asyncio.sleep(0.01)
+    return os.getpid()
+
+
 @app.task(name="block")
 def block(seconds):
     """In a thread."""
@@ -76,7 +84,9 @@ def hold_again(seconds):
 @app.task(name="die")
 async def die(how):
     note("start")
-    if how == "exit":
+    if how == "leave":
+        os._exit(0)
+    elif how == "exit":
         os._exit(3)
     elif how == "segfault":
         ctypes.string_at(0)

@@ -1,6 +1,7 @@
 """channel: messages between a supervisor and its processes, and the end of either."""
 
 import asyncio
+import resource
 
 import pytest
 
@@ -91,3 +92,23 @@ async def test_nothing_waits_for_a_process_that_does_not_read(ends):
         await asyncio.wait_for(came.get(), 5)
     worker.close()
     await asyncio.wait_for(reading, 5)
+
+
+async def test_it_needs_no_descriptor_to_hear():
+    """A process that cannot be heard would never be ready, and what it held not be taken back."""
+    channel, theirs = Channel.pair()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    heard = asyncio.Queue()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard[1]))
+    try:
+        reading = asyncio.create_task(channel.read(heard.put_nowait))
+        theirs.send(b'{"n":1}\n')
+        first = asyncio.create_task(heard.get())
+        await asyncio.wait([reading, first], return_when=asyncio.FIRST_COMPLETED, timeout=20)
+        assert first.done()
+        assert first.result() == {"n": 1}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, hard)
+        theirs.close()
+    await asyncio.wait_for(reading, 20)
+    channel.close()

@@ -17,11 +17,11 @@ from .fleet import is_alive
 PROGRAM = """
 import os, signal, socket, subprocess, sys, time
 channel = socket.socket(fileno=int(sys.argv[1]))
-lines, said = channel.makefile("r"), channel.makefile("w")
+lines, words = channel.makefile("r"), channel.makefile("w")
 settings = lines.readline()
 def say(text):
-    said.write(text + "\\n")
-    said.flush()
+    words.write(text + "\\n")
+    words.flush()
 say('{"worker": "w:1"}')
 say('{"heard": %s}' % settings.strip())
 MORE
@@ -77,7 +77,7 @@ async def test_it_is_asked_to_stop_by_words_and_no_more_often_than_asked_for(sta
     child.stop(1, "first")
     child.stop(1, "first again")
     child.stop(2, "second")
-    assert [await heard(came), await heard(came)] == [{"heard": {"stop": why}} for why in ("first", "second")]
+    assert [await heard(came), await heard(came)] == [{"heard": {"stop": times}} for times in (1, 2)]
     assert (child.stops, child.why, child.is_staying) == (2, "first", False)
 
 

@@ -162,11 +162,14 @@ async def test_one_that_was_settled_after_all_keeps_its_result(custody, broker, 
 async def test_it_renews_for_a_process_that_cannot(custody, broker, dead):
     worker = await dead()
     await dead(queue="other")
-    assert await custody.renew(worker, b'{"n":1}')
+    assert await custody.renew(worker, b'{"n":1}', {"default", "other"})
     ((name, lease_s, card),) = await broker.workers(broker.keys.queue("other"))
     assert (name, card) == (worker, b'{"n":1}')
     assert lease_s > LEASE_S - 60
-    assert not await custody.renew("host:1:unknown", b"{}")
+    assert not await custody.renew("host:1:unknown", b"{}", {"default"})
+    worker = await dead(worker="host:1:one")
+    assert await custody.renew(worker, b"{}", {"default"}), "it never was in the other queue"
+    assert not await custody.renew(worker, b"{}", {"default", "other"})
 
 
 async def test_it_counts_what_waits(custody, broker):

@@ -34,7 +34,7 @@ async def test_a_poison_pill_runs_three_times_and_its_neighbours_once_more(scene
     """
     fleet = scene.start("-c", "10")
     await fleet.ready()
-    beside = await scene.enqueue_many(2, "nap", 1.2)
+    beside = await scene.enqueue_many(4, "nap", 1.5)
     for job in beside:
         await scene.started_in(job)
     poison = await scene.enqueue("die", how)
@@ -71,8 +71,20 @@ async def test_what_had_not_started_goes_back_uncharged_and_another_process_goes
     assert scene.redis.llen(scene.keys.main) == 1, "what ran goes back"
 
 
-async def test_a_process_that_dies_at_once_each_time_is_started_again_later_and_later(scene):
-    (scene.directory / "jobs.py").write_text("import os\nos._exit(9)\n")
+async def test_a_job_that_ends_its_process_in_peace_is_a_poison_pill_too(scene):
+    """Exit code 0, but nobody had asked it to end: what it held is back at once, and what ran is charged."""
+    fleet = scene.start("-c", "2")
+    await fleet.ready()
+    poison = await scene.enqueue("die", "leave")
+    assert (await failure(poison)).error_type == "WorkerLost"
+    assert len(scene.starts()[poison.id]) == 3
+    await fleet.stop()
+    assert scene.leaks() == set()
+
+
+@pytest.mark.parametrize("code", [9, 0])
+async def test_a_process_that_dies_at_once_each_time_is_started_again_later_and_later(scene, code):
+    (scene.directory / "jobs.py").write_text(f"import os\nos._exit({code})\n")
     fleet = scene.start()
     pauses = [(await fleet.event("process dies at once", times))["restart_in_s"] for times in (1, 2)]
     assert pauses == [0.5, 1.0]
@@ -305,6 +317,52 @@ async def test_a_sighup_renews_every_process_without_a_gap(scene):
     await fleet.stop()
 
 
+async def test_a_sighup_with_broken_code_leaves_those_that_work(scene):
+    """What cannot be loaded now could be when the fleet was started: that is no reason to end it."""
+    fleet = scene.start("--app", "jobs:app")
+    await fleet.ready()
+    source = (scene.directory / "jobs.py").read_text()
+    (scene.directory / "jobs.py").write_text(source.replace("app = RQueue", "other = RQueue").replace("@app", "@other"))
+    fleet.signal(signal.SIGHUP)
+    await fleet.event("process died", code=2)
+    assert await (await scene.enqueue("pid")).result(30) in fleet.pids
+    (scene.directory / "jobs.py").write_text(source)
+    await fleet.event("process ended", why="SIGHUP")
+    assert await (await scene.enqueue("pid")).result(30) in fleet.pids
+    await fleet.stop()
+
+
+async def test_a_process_that_is_spent_lets_its_last_job_end(scene):
+    """However long it runs: were it interrupted, it would be again in the next process, and never end."""
+    fleet = scene.start("-c", "1", "--max-tasks-per-child", "1", "--shutdown-timeout", "0.2")
+    await fleet.ready()
+    job = await scene.enqueue("until", str(scene.directory / "enough"))
+    first = await scene.started_in(job)
+    for _ in range(2):
+        assert await (await scene.enqueue("pid")).result(30) != first, "its place is taken meanwhile"
+    assert len(scene.starts()[job.id]) == 1
+    (scene.directory / "enough").touch()
+    assert await job.result(30) == first
+    await fleet.event("process ended", pid=first)
+    await fleet.stop()
+    assert scene.leaks() == set()
+
+
+async def test_what_old_processes_held_is_taken_back_where_it_was(scene):
+    """The new code serves another queue, while the old process still runs."""
+    fleet = scene.start()
+    await fleet.ready()
+    job = await scene.enqueue("nap", 60)
+    first = await scene.started_in(job)
+    source = (scene.directory / "jobs.py").read_text()
+    (scene.directory / "jobs.py").write_text(source.replace('Queue("default"), ', ""))
+    fleet.signal(signal.SIGHUP)
+    await fleet.ready(2)
+    os.kill(first, signal.SIGKILL)
+    await scene.until(lambda: scene.redis.llen(scene.keys.main))
+    await fleet.stop()
+
+
 async def test_a_change_of_code_starts_everything_again(scene):
     fleet = scene.start("--reload")
     await fleet.ready()
@@ -337,6 +395,39 @@ async def test_prefork_processes_follow_the_backlog(scene):
     assert set(map(len, scene.starts().values())) == {1}
 
 
+@pytest.mark.parametrize("n", [0.5, "1", -3, None, True])
+async def test_a_number_of_processes_that_is_none_is_refused(scene, n):
+    fleet = scene.start("--pool", "prefork", "-c", "1")
+    await fleet.ready()
+    await scene.until(lambda: scene.redis.pubsub_numsub("rqueue:control")[0][1])
+    scene.control("pool_grow", n=n)
+    await fleet.event("control request", verb="pool_grow")
+    assert len(fleet.pids) == 1
+    scene.control("pool_grow", n=1)
+    await fleet.ready(2)
+    await fleet.stop()
+
+
+async def test_what_is_too_much_is_what_is_idle(scene):
+    """The oldest process is busy: the other one goes, and nothing is interrupted."""
+    fleet = scene.start("--pool", "prefork", "-c", "2", "--shutdown-timeout", "0.2")
+    await fleet.ready(2)
+    job = await scene.enqueue("nap", 3)
+    busy = await scene.started_in(job)
+    second = await scene.enqueue("nap", 3)
+    await scene.started_in(second)
+    oldest = fleet.of("process started")[0]["pid"]
+    long = job if busy == oldest else second
+    await scene.until(lambda: scene.redis.pubsub_numsub("rqueue:control")[0][1] == 2)
+    scene.control("pool_grow", n=1)
+    await fleet.ready(3)
+    scene.control("pool_shrink", n=1)
+    await fleet.event("process ended", why="there are too many")
+    assert await long.result(30) == oldest
+    assert len(scene.starts()[long.id]) == 1
+    await fleet.stop()
+
+
 # --- prefork ----------------------------------------------------------------------------------------------------------
 
 
@@ -353,6 +444,45 @@ async def test_a_task_that_holds_the_interpreter_for_twice_the_lease_runs_once(s
         assert (await job.info()).losses == 0
     assert inside
     await fleet.stop()
+
+
+async def test_a_queue_that_one_process_serves_costs_no_other_its_lease(scene):
+    """Neither those that were not asked, nor those that are started later, nor the one that registers just now."""
+    fleet = scene.start("--pool", "prefork", "-c", "2", "-Q", "default", "--lease", "1.5")
+    await fleet.ready(2)
+    jobs = await scene.enqueue_many(2, "nap", 3)
+    for job in jobs:
+        await scene.started_in(job)
+    to = [each["worker"] for each in fleet.of("worker started")][:1]
+    await scene.until(lambda: scene.redis.pubsub_numsub("rqueue:control")[0][1] == 2)
+    scene.control("add_consumer", to, queue="other")
+    for job in jobs:
+        await job.result(30)
+    assert set(map(len, scene.starts().values())) == {1}
+    os.kill(next(pid for pid in fleet.pids if f":{pid}:" not in to[0]), signal.SIGKILL)
+    await fleet.ready(3)
+    job = await scene.enqueue("nap", 2)
+    await job.result(30)
+    assert fleet.of("lease lost, going on under a new id") == []
+    await fleet.stop()
+
+
+async def test_when_the_supervisor_stands_still_its_processes_keep_their_leases(scene):
+    """It may be stopped, or wait for a full pipe: as long as they can, they renew for themselves."""
+    fleet = scene.start("--pool", "prefork", "-c", "1", "--lease", "1.5")
+    await fleet.ready()
+    job = await scene.enqueue("until", str(scene.directory / "enough"))
+    pid = await scene.started_in(job)
+    other = scene.start("--lease", "1.5", "-c", "1")
+    await other.ready()
+    os.kill(fleet.pid, signal.SIGSTOP)
+    await asyncio.sleep(4)  # a lease and two looks of a reaper: the time that it takes is what is tested
+    (scene.directory / "enough").touch()
+    assert await job.result(30) == pid
+    assert len(scene.starts()[job.id]) == 1
+    os.kill(fleet.pid, signal.SIGCONT)
+    await fleet.stop()
+    await other.stop()
 
 
 async def test_in_prefork_nothing_waits_behind_a_long_job(scene):
@@ -386,6 +516,25 @@ async def test_a_call_that_never_returns_is_ended_with_its_process(scene, pool):
         assert (await job.info()).losses == 0
     await fleet.stop()
     assert scene.leaks() == set()
+
+
+async def test_nobody_is_judged_right_after_a_sleep(scene):
+    """All were frozen (a suspended machine, a paused container): the process may end the job itself."""
+    fleet = scene.start("-c", "3")
+    await fleet.ready()
+    beside = await scene.enqueue("nap", 4)
+    job = await scene.enqueue("nap", 60, time_limit=1)
+    pid = await scene.started_in(job)
+    await scene.started_in(beside)
+    for each in (fleet.pid, pid):
+        os.kill(each, signal.SIGSTOP)
+    await asyncio.sleep(4)  # the time that it takes is what is tested
+    for each in (fleet.pid, pid):
+        os.kill(each, signal.SIGCONT)
+    assert (await failure(job)).error_type == "TimeLimitExceeded"
+    assert await beside.result(30) == pid
+    assert len(scene.starts()[beside.id]) == 1
+    await fleet.stop()
 
 
 async def test_a_job_that_was_ended_so_is_retried_if_its_task_says_so(scene):

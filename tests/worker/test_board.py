@@ -1,5 +1,6 @@
 """board: what a supervisor reads of a worker that may stand still or be dead."""
 
+import mmap
 import os
 import subprocess
 import sys
@@ -40,22 +41,42 @@ def test_before_anything_is_written(board):
 
 
 def test_only_what_is_overdue_and_not_over_is_found(board):
-    for number, deadline in enumerate((5.0, 7.0, 9.0)):
-        board.limit(Noted(deadline, "some.queue", f"j{number}"))
-    assert [each.id for each in board.overdue(8.0)] == ["j0", "j1"]
-    board.forget("j0")
-    assert list(board.overdue(8.0)) == [Noted(7.0, "some.queue", "j1")]
-    board.forget("absent")
+    notes = [board.limit(Noted(deadline, "some.queue", f"j{deadline - 5:.0f}")) for deadline in (5.0, 7.0, 9.0)]
+    assert [each.id for each in board.overdue(8.0)] == ["j0", "j2"]
+    board.forget(notes[0])
+    assert list(board.overdue(8.0)) == [Noted(7.0, "some.queue", "j2")]
+    board.forget(None)
 
 
 def test_a_full_board_notes_no_more_and_has_room_again(board):
-    for number in range(5):
-        board.limit(Noted(1.0, "q", f"j{number}"))
+    notes = [board.limit(Noted(1.0, "q", f"j{number}")) for number in range(5)]
+    assert notes[3:] == [None, None]
     assert len(list(board.overdue(2.0))) == 3
-    for number in range(5):
-        board.forget(f"j{number}")
+    for note in notes:
+        board.forget(note)
     board.limit(Noted(1.0, "q" * 64, "i" * 128))
     assert list(board.overdue(2.0)) == [Noted(1.0, "q" * 64, "i" * 128)]
+
+
+def test_a_job_that_runs_twice_is_noted_twice(board):
+    """Its lease was lost, and it came back while the old run went on: each run has its own end."""
+    first, second = board.limit(Noted(1.0, "q", "a")), board.limit(Noted(5.0, "q", "a"))
+    board.forget(first)
+    assert list(board.overdue(2.0)) == []
+    assert list(board.overdue(6.0)) == [Noted(5.0, "q", "a")]
+    board.forget(second)
+    assert list(board.overdue(6.0)) == []
+
+
+def test_a_page_that_is_not_to_be_had_leaves_nothing_open(monkeypatch):
+    def refused(*_):
+        raise OSError(12, "no memory")
+
+    before = len(list(Path("/dev/fd").iterdir()))
+    monkeypatch.setattr(mmap, "mmap", refused)
+    with pytest.raises(OSError, match="no memory"):
+        Board(slots=3)
+    assert len(list(Path("/dev/fd").iterdir())) == before
 
 
 def test_who_is_to_blame_if_the_process_dies_now(board):

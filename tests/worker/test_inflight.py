@@ -1,11 +1,13 @@
 """inflight: the table of claimed jobs; it alone knows what this process holds."""
 
+import asyncio
 from collections import Counter
 
 import pytest
 
 from rqueue.wire.keys import Keys
 from rqueue.wire.message import Header, Message
+from rqueue.worker import inflight as module
 from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
 from rqueue.worker.outcome import Ack, Release
 
@@ -224,6 +226,7 @@ async def test_what_is_put_off_gives_its_slot_back_and_says_nothing_of_the_pace(
     assert (a.phase, state(inflight)) == (Phase.SETTLING, (0, 0, 1))
     assert inflight.outbox == [(a, Release(), None)]
     assert inflight.pace._mean_s is None
+    assert inflight.life.started == 0, "a limit that puts jobs off must not use up the process"
 
 
 async def test_only_one_queues_jobs_are_taken_out(inflight):
@@ -255,3 +258,26 @@ async def test_a_job_that_was_given_back_while_it_ran_has_no_slot_when_it_ends(i
     inflight.settle(released, Release())
     inflight.ended_late(released)
     assert inflight.stuck == 0
+
+
+@pytest.mark.parametrize("loops", [asyncio.new_event_loop, "uvloop"])
+def test_when_a_question_ends_whoever_starts_jobs_sees_that(loops, monkeypatch):
+    """Timers may fire a little early; nothing else would wake the executor until the next heartbeat."""
+    factory = pytest.importorskip("uvloop").new_event_loop if loops == "uvloop" else loops
+    monkeypatch.setattr(module, "QUESTION_S", 0.003)
+
+    async def ask():
+        for _ in range(100):
+            asked = Inflight(2, 8)
+            suspects = [
+                ClaimedJob(QUEUE, "w", Message.build(Header(0, losses=1, id=name), b"{}"), name, 5) for name in "ab"
+            ]
+            hold(asked, *suspects)
+            asked.begin(suspects[0])
+            assert asked.peek() is None
+            asked.signals.execute.clear()
+            await asyncio.wait_for(asked.signals.execute.wait(), 20)
+            assert asked.peek() is suspects[1]
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(ask())

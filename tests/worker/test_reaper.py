@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from rqueue.broker.broker import Done
-from rqueue.errors import BrokerUnavailable
+from rqueue.errors import BrokerError, BrokerUnavailable
 from rqueue.wire.record import decode_record
 
 
@@ -137,3 +137,17 @@ async def test_two_workers_started_and_one_jobs_loss(parts, ghost, broker, keys,
         await dead.die()
     assert [await worker.reaper.tick() for _ in range(2)] == [0, 2]
     assert {(fields["worker"], fields["jobs"]) for fields in log.of("worker reaped")} == {("one", 1), ("two", 1)}
+
+
+async def test_a_queue_whose_list_is_none_does_not_keep_the_others_from_being_taken_back(parts, broker, message):
+    worker = parts("default", "other")
+    default, other = (broker.keys.queue(name) for name in ("default", "other"))
+    for keys in (default, other):
+        assert await broker.register(keys, "dead", 60)
+        await broker._link.call(b"LPUSH", keys.processing("dead"), message("a"))
+    await broker._link.call(b"SET", default.main, "somebody's")
+    with pytest.raises(BrokerError, match="WRONGTYPE"):
+        await worker.reaper.take_back("dead")
+    assert await broker._link.call(b"LRANGE", other.main, 0, -1) == [message("a")]
+    await broker._link.call(b"DEL", default.main)
+    assert await worker.reaper.take_back("dead") == 1
