@@ -6,10 +6,10 @@ READY := .venv/.ready
 PYTHONS := python3.14 python3.13 python3.12 python3.11 python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check bench format lock clean
+.PHONY: help demo test lint types check bench bench-fleet format lock clean
 
 help: ## say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(READY) ## run 2,000 jobs on four worker processes, kill one half-way, lose nothing
 	@$(BIN)/rqueue demo
@@ -31,6 +31,9 @@ check: lint types test ## what CI runs: lint, types and tests
 
 bench: $(READY) ## measure the engine beside what Redis and Python allow
 	@$(BIN)/python benchmarks/engine.py $(ARGS)
+
+bench-fleet: $(READY) ## measure worker processes: scaling, memory, recovery (make bench-fleet ARGS=--quick)
+	@$(BIN)/python benchmarks/fleet.py $(ARGS)
 
 format: $(READY) ## format the code and fix what can be fixed
 	@$(BIN)/ruff format .

@@ -35,7 +35,9 @@ OVERDUE_GRACE_S: Final = 2.0
 
 _LOOK_S: Final = 0.25
 _SCALE_S: Final = 1.0
-_STUCK_STOP_S: Final = 10.0  # beyond the shutdown timeout, once for jobs and once for what they share: settling, leaving
+_STUCK_STOP_S: Final = (
+    10.0  # beyond the shutdown timeout, once for jobs and once for what they share: settling, leaving
+)
 _CUSTODY_S: Final = 5.0
 _USUAL_STARTUP_S: Final = 1.0
 _ENOUGH_STARTS: Final = 10

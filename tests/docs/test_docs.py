@@ -7,6 +7,7 @@ command that the page gives, on a real server whose address takes the place of t
 import asyncio
 import importlib
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -20,12 +21,19 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import redis
+import typer.main
 from httpx import ASGITransport, AsyncClient
+from typer.testing import CliRunner
 
+from rqueue.cli.program import program
+from rqueue.cli.worker import _CONCURRENCY
 from rqueue.client.admin import Admin
+from rqueue.config import POOLS, WorkerConfig
+from rqueue.supervisor.settings import FleetSettings
 from rqueue.testing import in_memory, working
 from rqueue.wire.control import CONTROL, INSPECT
 from rqueue.wire.keys import Keys, QueueKeys
@@ -181,7 +189,7 @@ async def test_the_web_app_of_the_readme(unpack):
         assert waiting.json() == {"state": "PENDING", "result": None, "error": None}
         assert (await web.get("/tasks/nobody")).status_code == 404
         assert (await web.post("/upload", files={"file": ("large", bytes(1_000_000))})).status_code == 413
-        with worker(command(README, "rqueue", "worker")):
+        with worker(command(README, "rqueue", "worker", "-A")):
             await module.queue.job(task_id).result(timeout=20)
             done = await web.get(f"/tasks/{task_id}")
             assert done.json() == {"state": "SUCCESS", "result": {"name": "note.txt", "words": 4}, "error": None}
@@ -202,10 +210,6 @@ async def test_the_options_and_the_foreign_producer_of_the_readme(unpack, redis_
 
 
 def test_the_commands_of_the_readme_are_those_of_the_program():
-    import typer.main
-
-    from rqueue.cli.program import program
-
     def names(group: object, before: str) -> Iterator[str]:
         for name, each in getattr(group, "commands", {}).items():
             if getattr(each, "commands", None):
@@ -239,7 +243,7 @@ async def test_the_tutorial(unpack):
     (directory / "django").mkdir()
     (directory / "django" / "http.py").write_text(DJANGO, encoding="utf-8")
     (directory / "try_views.py").write_text(VIEWS, encoding="utf-8")
-    with worker(command(TUTORIAL, "rqueue", "worker")):
+    with worker(command(TUTORIAL, "rqueue", "worker", "-A")):
         first, *rest = run(sys.executable, "produce.py").splitlines()
         assert first.endswith(" 3")
         assert rest == [
@@ -358,6 +362,69 @@ async def test_workers_are_asked_from_python(unpack):
     async with module.app, working(module.app, concurrency=3):
         lines = (await asyncio.to_thread(run, sys.executable, "ask.py")).splitlines()
     assert lines == ["running 0 ('default',)", "{'slots': 5, 'was': 3}", "0 silent"]
+
+
+def test_the_table_of_the_workers_options_is_the_commands():
+    """Names, variables and defaults, in the command's order; those that depend on the pool are told in words."""
+    usual = WorkerConfig()
+    words = {
+        "--app": "found",
+        "--concurrency": "100; `threads` 10; `prefork` one for each core; `solo` 1",
+        "--processes": "1",
+        "--prefetch-multiplier": f"{usual.prefetch_multiplier}; `prefork` and `solo` 1",
+        "--reload": "off",
+    }
+    words |= dict.fromkeys(("--url", "--namespace", "--queues"), "the app's")
+
+    def row(option: Any) -> tuple[str, str, str]:
+        name = max(option.opts, key=len)
+        default = words.get(name, "none" if option.default is None else f"{shown(option.default)}")
+        return ", ".join(f"`{each}`" for each in sorted(option.opts, key=len)), f"`{option.envvar}`", default
+
+    group: Any = typer.main.get_command(program)
+    options = [option for option in group.commands["worker"].params if option.name != "help"]
+    table = WORKERS.read_text(encoding="utf-8").partition("<!-- options -->")[2].partition("<!-- /options -->")[0]
+    told = [tuple(cell.strip() for cell in line.strip("|").split("|")[:3]) for line in table.split("\n")[3:-1]]
+    assert told == [row(option) for option in options]
+    assert {pool: _CONCURRENCY[pool] for pool in POOLS} == {
+        "async": 100,
+        "threads": 10,
+        "prefork": os.cpu_count(),
+        "solo": 1,
+    }
+
+
+def shown(default: object) -> str:
+    return f"{default:g}" if isinstance(default, float) else str(getattr(default, "value", default))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_worker_commands_of_the_pages_are_understood(page, monkeypatch):
+    """Whatever can be refused before anything is started is not; the supervisor is told, and not started."""
+    fleets = []
+
+    class Told:
+        def __init__(self, fleet: FleetSettings) -> None:
+            fleets.append(fleet)
+
+        def run(self) -> int:
+            return 0
+
+    monkeypatch.setattr("rqueue.cli.worker.Supervisor", Told)
+    monkeypatch.setattr("rqueue.cli.worker.configure", lambda *_: None)
+    written = [words for words in commands_for_machines(page) if words[:2] == ["rqueue", "worker"]]
+    for words in written:
+        done = CliRunner().invoke(program, words[1:])
+        assert done.exit_code == 0, f"{words}: {done.stderr}"
+    assert len(fleets) == len(written)
+
+
+def commands_for_machines(page: Path) -> list[list[str]]:
+    """The page's commands, and those that its unit, its images and its manifests give."""
+    given = [block.text for block in blocks(page) if block.language in ("ini", "dockerfile", "yaml")]
+    units = re.findall(r"^ExecStart=\S*/(rqueue .*)$", "\n".join(given), re.MULTILINE)
+    lists = re.findall(r"^(?:CMD| *command:) (\[.*\])$", "\n".join(given), re.MULTILINE)
+    return [*shell_lines(page), *map(shlex.split, units), *map(json.loads, lists)]
 
 
 def test_operations_tells_of_each_verb():
