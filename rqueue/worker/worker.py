@@ -80,7 +80,7 @@ class Worker:
         self._stop_now = asyncio.Event()
         self._ready = asyncio.Event()
         self._main: asyncio.Task[None] | None = None
-        self._has_turn = False
+        self._is_standby = False
         self.main_thread: Pool | None = None
         self.is_replaceable = self.must_be_replaced = False
 
@@ -248,11 +248,13 @@ class Worker:
         """Wait until the worker may claim; false when it is stopped before that."""
         turn = asyncio.create_task(self._parent.turn())
         stop = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait([turn, stop], timeout=0)
+        self._is_standby = not turn.done()
         await asyncio.wait([turn, stop], return_when=asyncio.FIRST_COMPLETED)
         for task in (turn, stop):
             task.cancel()
-        self._has_turn = not self._stopping.is_set()
-        return self._has_turn
+        self._is_standby = False
+        return not self._stopping.is_set()
 
     def _inbound(self) -> tuple[Fetcher | Executor | Promoter | Reaper | Autoscaler, ...]:
         return self._fetcher, self._executor, self._promoter, self._reaper, self._autoscaler
@@ -445,9 +447,9 @@ class Worker:
     def _state(self) -> str:
         if self._stopping.is_set():
             return "stopping"
-        return "running" if self._has_turn else "standby"
+        return "standby" if self._is_standby else "running"
 
     def _fetched_ms(self) -> int | None:
         """When it last fetched, or had no reason to: now, while it may not, or while its one job stops the loop."""
         is_full = self._config.pool in ("prefork", "solo") and self.running > 0
-        return self._broker.clock.now_ms() if is_full or not self._has_turn else self._fetcher.fetched_ms
+        return self._broker.clock.now_ms() if is_full or self._is_standby else self._fetcher.fetched_ms

@@ -34,7 +34,7 @@ async def test_a_poison_pill_runs_three_times_and_its_neighbours_once_more(scene
     """
     fleet = scene.start("-c", "10")
     await fleet.ready()
-    beside = await scene.enqueue_many(4, "nap", 1.5)
+    beside = await scene.enqueue_many(2, "nap", 1.2)
     for job in beside:
         await scene.started_in(job)
     poison = await scene.enqueue("die", how)

@@ -215,10 +215,10 @@ async def test_threads_follow_the_slots(app):
     worker.resize(3)
     async with app, worker:
         await worker._executor.tick()
-        assert worker._executor._threads._max_workers == 3
+        assert worker._executor._pool._max_workers == 3
         worker.resize(2)
         await worker._executor.tick()
-        assert worker._executor._threads._max_workers == 3
+        assert worker._executor._pool._max_workers == 3
         worker.resize(4)
         await worker._executor.tick()
-        assert worker._executor._threads._max_workers == 4
+        assert worker._executor._pool._max_workers == 4
