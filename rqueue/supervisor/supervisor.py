@@ -370,7 +370,12 @@ class Supervisor:
         if message.keys() & {"ready", "spent"}:
             self._wake.set()
         if "ask" in message:
-            child.tell({"answer": message["ask"], "value": self._answer(child, message["verb"], message["arguments"])})
+            is_shutdown = message["verb"] == "shutdown"
+            answer = {"ok": {"stopping": True}} if is_shutdown else self._resize(message["verb"], message["arguments"])
+            child.tell({"answer": message["ask"], "value": answer})  # before its stop: it passes the answer on
+            if is_shutdown:
+                self._shut_down(child)
+            self._wake.set()
 
     def _custody_of(self, known: dict[str, Any]) -> Custody:
         """After a change of code there may be two, until the last process with the old code is buried."""
@@ -380,23 +385,23 @@ class Supervisor:
         self._custodies.append(Custody(known, self._config))
         return self._custodies[-1]
 
-    def _answer(self, child: Child, verb: str, arguments: dict[str, Any]) -> Message:
-        """What a process was asked by remote control, and only its supervisor can do."""
+    def _shut_down(self, child: Child) -> None:
+        """A process is to stop for good, and with the last one the supervisor; all may say so, and repeat it."""
+        self._target -= child.has_place
+        if child.is_staying:
+            child.stop(1, "shutdown by remote control")
+        if self._target <= 0 and not self._is_stopping:
+            self.stop()
+
+    def _resize(self, verb: str, arguments: dict[str, Any]) -> Message:
+        """There are to be more or fewer processes: once, however many of them have heard the request."""
         request = arguments.get("request")
-        if request in self._requests and verb != "shutdown":
-            return self._requests[request]  # the other processes of this fleet were asked as well
-        if verb == "shutdown":
-            self._target -= child.has_place
-            if child.is_staying:
-                child.stop(1, "shutdown by remote control")
-            answer: Message = {"ok": {"stopping": True}}
-            if self._target <= 0 and not self._is_stopping:  # every process of the fleet may say so
-                self.stop()
-        elif self._scale is not None:
-            answer = {"error": "the number of processes follows the backlog (--autoscale)"}
+        if request in self._requests:
+            return self._requests[request]
+        if self._scale is not None:
+            answer: Message = {"error": "the number of processes follows the backlog (--autoscale)"}
         else:
             answer = self._grow(arguments["n"], 1 if verb == "pool_grow" else -1)
-        self._wake.set()
         if request is not None:
             self._requests[request] = answer
             while len(self._requests) > _REQUESTS_KEPT:

@@ -25,6 +25,8 @@ _LEVELS: Final = dict.fromkeys(INSPECT, logging.DEBUG)  # who watches asks each 
 Upward = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 """Passes a verb on to the supervisor, with ``n`` and the request's id (one for all the workers that heard it)."""
 
+_ANSWER_S: Final = 5.0
+
 PING_S: Final = 30.0
 """After so long a silence the connection is tried: a firewall may have forgotten it."""
 
@@ -70,7 +72,8 @@ class Control:
             while True:
                 data = await self._requests.get()
                 try:
-                    await self.tick(data)
+                    with anyio.move_on_after(_ANSWER_S, shield=True):  # who was asked to stop says so first
+                        await self.tick(data)
                 except Exception as exc:  # noqa: BLE001 - whatever it is, no request ends a worker
                     event(logging.CRITICAL, "control failed", worker=self._lease.worker, error=repr(exc))
         finally:

