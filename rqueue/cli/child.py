@@ -12,13 +12,10 @@ import logging
 import os
 import socket
 import sys
-from dataclasses import replace
 from typing import Any, Final
 
 from rqueue.cli.exits import Code, code_of
-from rqueue.cli.logs import LogFormat, LogLevel, configure
-from rqueue.cli.lookup import find_app
-from rqueue.cli.process import WorkerProcess
+from rqueue.cli.process import WorkerProcess, load
 from rqueue.errors import ConfigError, RQueueError
 from rqueue.log import event
 from rqueue.supervisor.channel import Channel, Message
@@ -145,15 +142,7 @@ def _prepare(settings: ProcessSettings, channel: Channel, board: Board) -> Worke
     Raises:
         RQueueError: the app cannot be loaded, or an option is wrong.
     """
-    app = find_app(settings.app, settings.url, settings.namespace)
-    if app.endpoint.is_memory:
-        raise ConfigError(f"{app!r}: memory:// is in one process only; a worker process needs a Redis")
-    config = settings.config()
-    if not config.queues:
-        config = replace(config, queues=tuple(app.config.queues))
-    configure(LogLevel(settings.loglevel), LogFormat(settings.log_format))
-    for name in set(config.queues) - set(app.config.queues):
-        event(logging.WARNING, "not one of the app's queues", queue=name, queues=",".join(app.config.queues))
+    app, config = load(settings)
     channel.tell_now({"app": introduction(app, config)})
     parent = Supervised(channel, board, keeps_lease=config.pool == "prefork", standby=settings.standby)
     return WorkerProcess(lambda: Worker(app, config, parent), app.endpoint.shown, config.pool, parent.watch)

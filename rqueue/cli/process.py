@@ -17,12 +17,18 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from rqueue.app import RQueue
 from rqueue.cli.exits import Code, code_of
-from rqueue.errors import BrokerUnavailable, RQueueError, StartupFailed
+from rqueue.cli.logs import LogFormat, LogLevel, configure
+from rqueue.cli.lookup import find_app
+from rqueue.config import WorkerConfig
+from rqueue.errors import BrokerUnavailable, ConfigError, RQueueError, StartupFailed
 from rqueue.log import event
+from rqueue.supervisor.settings import ProcessSettings
 from rqueue.worker.pools import MainThread
 
 if TYPE_CHECKING:
@@ -176,6 +182,24 @@ class WorkerProcess:
                 self.worker.stop()
         if self._stops > 2 and self._main is not None:
             self._main.cancel()
+
+
+def load(settings: ProcessSettings) -> tuple[RQueue, WorkerConfig]:
+    """Load the app, and set up logging; the app, and how a worker works for it.
+
+    Raises:
+        RQueueError: the app cannot be loaded, or an option is wrong.
+    """
+    app = find_app(settings.app, settings.url, settings.namespace)
+    if app.endpoint.is_memory:
+        raise ConfigError(f"{app!r}: memory:// is in one process only; a worker process needs a Redis")
+    config = settings.config()
+    if not config.queues:
+        config = replace(config, queues=tuple(app.config.queues))
+    configure(LogLevel(settings.loglevel), LogFormat(settings.log_format))
+    for name in set(config.queues) - set(app.config.queues):
+        event(logging.WARNING, "not one of the app's queues", queue=name, queues=",".join(app.config.queues))
+    return app, config
 
 
 def _give_up(error: Exception, text: str) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated, Final
 
 import typer
@@ -13,8 +12,7 @@ import typer
 from rqueue.broker.endpoint import Endpoint
 from rqueue.cli import options
 from rqueue.cli.logs import LogFormat, LogLevel, configure
-from rqueue.cli.lookup import find_app
-from rqueue.cli.process import WorkerProcess
+from rqueue.cli.process import WorkerProcess, load
 from rqueue.config import POOLS, WorkerConfig
 from rqueue.errors import ConfigError
 from rqueue.supervisor.settings import FleetSettings, ProcessSettings
@@ -255,13 +253,7 @@ def _check(fleet: FleetSettings, wanted: int, scale: tuple[int, int] | None, pro
 
 def _alone(process: ProcessSettings) -> int:
     """One worker in this process, without a supervisor; the exit code."""
-    served = find_app(process.app, process.url, process.namespace)
-    if served.endpoint.is_memory:
-        raise ConfigError(f"{served!r}: memory:// is in one process only; a worker process needs a Redis")
-    config = process.config()
-    if not config.queues:
-        config = replace(config, queues=tuple(served.config.queues))
-    configure(LogLevel(process.loglevel), LogFormat(process.log_format))
+    served, config = load(process)
     return WorkerProcess(lambda: Worker(served, config), served.endpoint.shown, config.pool).run()
 
 

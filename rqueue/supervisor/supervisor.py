@@ -446,9 +446,13 @@ class Supervisor:
         react()
 
     def _renew_all(self) -> None:
-        """Every process gets a successor, as at the end of its life."""
+        """Every process gets a successor, as at the end of its life; those in waiting are from before, too."""
         for child in self._children.values():
-            child.due = child.due or _RENEWED
+            if child.is_standby:
+                child.retire(_RENEWED)
+            else:
+                child.due = _RENEWED
+        self._wake.set()
 
     # Small things
 

@@ -24,7 +24,7 @@ from rqueue.wire.record import Failure
 from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
 from rqueue.worker.judge import Judge
 from rqueue.worker.lease import Lease
-from rqueue.worker.limits import Alarm, Limiter, Unwatched, Watch, cancel, limits_of
+from rqueue.worker.limits import Alarm, Limiter, cancel, limits_of
 from rqueue.worker.outcome import (
     Ack,
     Defer,
@@ -38,6 +38,7 @@ from rqueue.worker.outcome import (
     Unreadable,
     WantsRetry,
 )
+from rqueue.worker.parent import Nobody, Parent
 from rqueue.worker.perform import failure_of, perform, prepare
 from rqueue.worker.pools import Inline, executor_for
 
@@ -57,7 +58,7 @@ class Executor:
         config: the worker's settings: how long jobs may run.
         pool: where plain functions run; closed with the executor.
         on_stuck: called with a job that was settled because its time was up, and does not end.
-        watch: told when jobs with a hard time limit begin and end.
+        parent: told when jobs with a hard time limit begin and end, and of jobs that have cost a worker.
 
     Attributes:
         overrides: task name -> (soft, hard) time limit in seconds, None for none; they go before every other.
@@ -75,15 +76,15 @@ class Executor:
         config: WorkerConfig,
         pool: Pool,
         on_stuck: Callable[[ClaimedJob], None],
-        watch: Watch | None = None,
+        parent: Parent | None = None,
     ) -> None:
         self._broker, self._registry, self._inflight, self._lease = broker, registry, inflight, lease
         self._judge, self._limits, self._config, self._pool, self._on_stuck = judge, limits, config, pool, on_stuck
         self.overrides: dict[str, tuple[float | None, float | None]] = {}
         self._is_inline = isinstance(pool, Inline)
         self._alarm = Alarm() if self._is_inline else None
-        self._watch = watch or Unwatched()
-        self._limiter = Limiter(self._watch, self._alarm)
+        self._parent = parent or Nobody()
+        self._limiter = Limiter(self._parent, self._alarm)
         self.rates = Rates()
         self._thread_count = max(inflight.slots, config.autoscale[0] if config.autoscale is not None else 0)
         self._marks: set[asyncio.Task[bool]] = set()
@@ -162,7 +163,7 @@ class Executor:
                 break  # it waits until nothing else runs, and nothing overtakes it
             inflight.begin(job)
             if job.message.header.losses:
-                self._watch.questioned(job, inflight.question_ends_s)
+                self._parent.questioned(job, inflight.question_ends_s)
             batch.append(job)
         return batch
 

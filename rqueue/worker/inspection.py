@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, Final
 
 from rqueue.broker.broker import Broker
@@ -25,6 +23,7 @@ from rqueue.worker.fetcher import Fetcher
 from rqueue.worker.heart import Heart
 from rqueue.worker.inflight import ClaimedJob, Inflight, Phase
 from rqueue.worker.lease import Lease, this_host
+from rqueue.worker.life import memory_bytes
 from rqueue.worker.settler import Settler
 
 SCHEDULED_SHOWN: Final = 100
@@ -136,7 +135,7 @@ class Inspection:
             "lease": self.lease.lease_s,
             "lease_age": round(self.lease.age_s, 3),
             "fetched": self.fetcher.fetched_ms / 1000,
-            "rss": rss_bytes(),
+            "rss": memory_bytes() or None,
             "redis": self.broker.endpoint.shown,
         }
 
@@ -163,15 +162,6 @@ class Inspection:
         lines |= {f"worker.{each.name}": getattr(self.config, each.name) for each in fields(self.config)}
         lines |= {f"limits.{each.name}": getattr(self.app.limits, each.name) for each in fields(self.app.limits)}
         return "\n".join(f"{name}: {value}" for name, value in lines.items())
-
-
-def rss_bytes() -> int | None:
-    """The memory of this process that is resident now; None where the system does not say."""
-    try:
-        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    except (OSError, IndexError):
-        return None
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _about(job: ClaimedJob) -> dict[str, Any]:

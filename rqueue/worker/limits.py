@@ -24,6 +24,7 @@ from rqueue.wire.message import Call
 from rqueue.worker.inflight import ClaimedJob, Phase, describe
 from rqueue.worker.interrupt import Driven, FunctionRun
 from rqueue.worker.outcome import Failed, Revoked
+from rqueue.worker.parent import Parent
 from rqueue.worker.perform import failure_of
 
 GRACE_S: Final = 1.0
@@ -71,32 +72,6 @@ def limits_of(call: Call, options: TaskOptions, config: WorkerConfig, overrides:
     return TimeLimits(*(None if each is None else min(each, _LONGEST_S) for each in (soft_s, hard_s)))
 
 
-class Watch(Protocol):
-    """Somebody outside who ends the process when a job's time is up and the process can do nothing about it."""
-
-    def began(self, job: ClaimedJob) -> None:
-        """A job with a ``deadline_s`` starts."""
-
-    def ended(self, job: ClaimedJob) -> None:
-        """It has ended."""
-
-    def questioned(self, job: ClaimedJob, until_s: float) -> None:
-        """A job that has cost a worker is about to start: if the process dies before then, it alone is to blame."""
-
-
-class Unwatched:
-    """Nobody watches."""
-
-    def began(self, job: ClaimedJob) -> None:
-        """See :class:`Watch`."""
-
-    def ended(self, job: ClaimedJob) -> None:
-        """See :class:`Watch`."""
-
-    def questioned(self, job: ClaimedJob, until_s: float) -> None:
-        """See :class:`Watch`."""
-
-
 class Timer(Protocol):
     """A call that is to come."""
 
@@ -108,12 +83,12 @@ class Limiter:
     """Interrupts jobs whose time is up.
 
     Args:
-        watch: told of jobs with a hard limit.
+        parent: told of jobs with a hard limit: it ends the process when this one can do nothing.
         alarm: sets timers where functions block the event loop; None: the event loop does.
     """
 
-    def __init__(self, watch: Watch, alarm: Alarm | None = None) -> None:
-        self._watch, self._alarm = watch, alarm
+    def __init__(self, parent: Parent, alarm: Alarm | None = None) -> None:
+        self._parent, self._alarm = parent, alarm
 
     @contextmanager
     def limiting(self, job: ClaimedJob, limits: TimeLimits, give_up: Callable[[], None]) -> Iterator[None]:
@@ -130,14 +105,14 @@ class Limiter:
         if limits.hard_s is not None:
             timers.append(self._later(job, limits.hard_s, _end, job, limits.hard_s, give_up, _loop()))
             job.deadline_s = elapsed_s() + limits.hard_s
-            self._watch.began(job)
+            self._parent.began(job)
         try:
             yield
         finally:
             for timer in timers:
                 timer.cancel()
             if limits.hard_s is not None:
-                self._watch.ended(job)
+                self._parent.ended(job)
 
     def _later(self, job: ClaimedJob, delay_s: float, call: Callable[..., None], *args: Any) -> Timer:
         loop = _loop()

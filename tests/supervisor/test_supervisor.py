@@ -363,6 +363,23 @@ async def test_what_old_processes_held_is_taken_back_where_it_was(scene):
     await fleet.stop()
 
 
+async def test_a_sighup_renews_a_successor_in_waiting_too(scene):
+    """It has loaded the code from before."""
+    fleet = scene.start("--max-tasks-per-child", "50")
+    await fleet.ready()
+    for job in await scene.enqueue_many(46, "pid"):
+        await job.result(30)
+    waiting = (await fleet.event("process started", standby=True))["pid"]
+    await fleet.ready(2)
+    before = set(fleet.pids)
+    fleet.signal(signal.SIGHUP)
+    for pid in before:
+        await fleet.event("process ended", pid=pid, why="SIGHUP")
+    assert waiting in before
+    assert await (await scene.enqueue("pid")).result(30) not in before
+    await fleet.stop()
+
+
 async def test_a_change_of_code_starts_everything_again(scene):
     fleet = scene.start("--reload")
     await fleet.ready()

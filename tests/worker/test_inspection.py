@@ -8,7 +8,8 @@ import pytest
 
 from rqueue import Queue, RQueue
 from rqueue.client.inspector import Inspector
-from rqueue.worker.inspection import ARGS_SHOWN, rss_bytes
+from rqueue.worker.inspection import ARGS_SHOWN
+from rqueue.worker.life import memory_bytes
 
 
 @pytest.fixture
@@ -181,5 +182,5 @@ async def test_the_report_has_versions_and_settings_and_no_secret(redis_url, log
 
 
 def test_memory_is_in_bytes():
-    rss = rss_bytes()
+    rss = memory_bytes()
     assert rss is None or 1_000_000 < rss < 100_000_000_000
