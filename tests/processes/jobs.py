@@ -3,7 +3,8 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from rqueue import Queue, RQueue
@@ -19,6 +20,12 @@ class Oracle:
 
     def note(self, what: str, job_id: str) -> None:
         os.write(self._file, f"{what} {job_id} {os.getpid()} {time.monotonic():.6f}\n".encode())
+
+
+def release(gates: str, job_ids: Iterable[str]) -> None:
+    """Let these jobs of the task `wait` end."""
+    for job_id in job_ids:
+        Path(gates, job_id).touch()
 
 
 def make_app(
@@ -37,6 +44,14 @@ def make_app(
         reach("first job")
         if seconds:
             await asyncio.sleep(seconds)
+        note("end", self.request.id)
+        return 2 * number
+
+    @app.task(bind=True, name="wait")
+    async def wait(self: Any, number: int, gates: str) -> int:
+        note("start", self.request.id)
+        while not Path(gates, self.request.id).exists():  # noqa: ASYNC110 - another process opens the gate
+            await asyncio.sleep(0.02)
         note("end", self.request.id)
         return 2 * number
 
