@@ -1,4 +1,4 @@
-"""The pytest plugin: ``rqueue_app``, ``rqueue_worker`` and ``rqueue_eager``.
+"""The pytest plugin: ``rqueue_app``, ``rqueue_worker``, ``rqueue_clock`` and ``rqueue_eager``.
 
 A test suite says which app it tests by a fixture ``rqueue_target``, which returns the :class:`~rqueue.RQueue`.
 
@@ -15,6 +15,7 @@ import pytest
 
 if TYPE_CHECKING:
     from rqueue.app import RQueue
+    from rqueue.testing import Clock
     from rqueue.worker.worker import Worker
 
 
@@ -53,7 +54,20 @@ if find_spec("pytest_asyncio") is not None:
         async with working(rqueue_app) as worker:
             yield worker
 
+    @pytest_asyncio.fixture
+    async def rqueue_clock(rqueue_app: RQueue) -> AsyncIterator[Clock]:
+        """The app's clock: ``await rqueue_clock.move(3600)`` makes due what is due within an hour."""
+        from rqueue.testing import moving_clock
+
+        async with moving_clock(rqueue_app) as clock:
+            yield clock
+
 else:
+
+    @pytest.fixture
+    def rqueue_clock() -> None:
+        """Say what is missing."""
+        raise pytest.UsageError("rqueue_clock needs pytest-asyncio: pip install 'rqueue[test]'")
 
     @pytest.fixture
     def rqueue_worker() -> None:

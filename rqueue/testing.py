@@ -12,9 +12,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
 
 from rqueue.app import RQueue
 from rqueue.broker.endpoint import Endpoint
+from rqueue.client.options import Seconds, seconds
+from rqueue.errors import ConfigError
 from rqueue.worker.eager import EagerRunner
 from rqueue.worker.worker import Worker
 
@@ -49,6 +52,52 @@ def eager(app: RQueue) -> Iterator[RQueue]:
             yield app
         finally:
             app.eager = before
+
+
+class Clock:
+    """Redis's clock as an app under test sees it: it goes on as ever, and can be moved.
+
+    Due times, leases, expiry, periodic jobs and unique locks follow it, in every worker of the app in this process.
+    What has a TTL in Redis (results, counts) goes by the server's own clock.
+    """
+
+    def __init__(self, app: RQueue) -> None:
+        self._app = app
+
+    async def move(self, by: Seconds) -> None:
+        """Move it by seconds or a timedelta, ahead or back; returns when the app's workers have been told."""
+        broker = self._app.session().broker
+        assert broker.endpoint.clock is not None, "the clock has been given back"
+        await broker.add_to_clock(round(seconds(by, "by") * 1000))
+        await self._app.clock_moved()
+
+    async def move_to(self, moment: datetime) -> None:
+        """Move it to a moment.
+
+        Raises:
+            ConfigError: the datetime has no time zone.
+        """
+        if moment.tzinfo is None:
+            raise ConfigError(f"moment {moment!r}: a datetime needs a time zone, for example datetime.now(UTC)")
+        await self.move(moment - self.now())
+
+    def now(self) -> datetime:
+        """What time it is there."""
+        return datetime.fromtimestamp(self._app.session().broker.clock.now_ms() / 1000, UTC)
+
+
+@asynccontextmanager
+async def moving_clock(app: RQueue) -> AsyncIterator[Clock]:
+    """A clock for the app that the test moves; afterwards the app is on Redis's own again."""
+    endpoint = app.endpoint
+    endpoint.move_clock(f"{app.keys.namespace}:clock".encode())
+    try:
+        await app.session().broker.sync_clock()
+        yield Clock(app)
+    finally:
+        await app.session().broker.reset_clock()
+        endpoint.move_clock(None)
+        await app.clock_moved()
 
 
 @asynccontextmanager

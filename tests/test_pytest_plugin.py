@@ -99,6 +99,7 @@ def test_the_fixtures_are_listed_with_their_meaning(pytester: pytest.Pytester):
     for name, text in [
         ("rqueue_app", "The app on an empty server"),
         ("rqueue_worker", "A worker for the app"),
+        ("rqueue_clock", "The app's clock"),
         ("rqueue_eager", "running each job where it is enqueued"),
         ("rqueue_target", "The app under test"),
     ]:

@@ -1,12 +1,14 @@
 """For tests of programs that use rqueue: the app moves into memory as a whole, and back."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from rqueue import JobExpired, JobFailed, JobNotFound, MessageTooLarge, RQueue, State, current_request
-from rqueue.testing import eager, in_memory, working
+from rqueue import ConfigError, JobExpired, JobFailed, JobNotFound, MessageTooLarge, RQueue, State, current_request
+from rqueue.broker.endpoint import Endpoint
+from rqueue.broker.scripts import SCRIPTS
+from rqueue.testing import eager, in_memory, moving_clock, working
 
 
 @pytest.fixture
@@ -263,3 +265,54 @@ async def test_an_app_can_be_eager_from_its_beginning():
     echo = task_of(app)
     async with app:
         assert await (await echo.enqueue(1)).result(timeout=1) == 1
+
+
+# --- the clock --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_clock_that_is_moved_makes_jobs_due(url):
+    """An hour passes at once; the worker keeps its lease, though by the clock it has run out."""
+    app = RQueue(url)
+    echo = task_of(app)
+    async with moving_clock(app) as clock, working(app) as worker:
+        before = clock.now()
+        late = await echo.options(countdown=3600).enqueue(1)
+        later = await echo.options(eta=before + timedelta(hours=2)).enqueue(2)
+        assert await (await echo.enqueue(0)).result(10) == 0
+        assert (await late.info()).state is State.PENDING
+        name = worker.id
+        await clock.move(timedelta(minutes=61))
+        assert await late.result(10) == 1
+        assert (await later.info()).state is State.PENDING
+        assert timedelta(minutes=61) <= clock.now() - before < timedelta(minutes=62)
+        await clock.move_to(before + timedelta(hours=2, seconds=1))
+        assert await later.result(10) == 2
+        assert worker.id == name
+    async with app:
+        info = await later.info()
+        assert info.finished is not None
+        assert info.finished - before >= timedelta(hours=2), "what is stored has that time too"
+
+
+async def test_a_clock_is_given_back(url):
+    app = RQueue(url)
+    echo = task_of(app)
+    async with app:
+        async with moving_clock(app) as clock:
+            await clock.move(3600)
+            stale = await echo.options(expires=60).enqueue(1)
+            with pytest.raises(ConfigError, match="needs a time zone"):
+                await clock.move_to(datetime(2030, 1, 1))  # noqa: DTZ001 - that is what is refused
+        async with working(app), moving_clock(app) as clock:
+            assert clock.now() - datetime.now(UTC) < timedelta(minutes=1)
+            assert await stale.result(10) == 1, "by the clock of now it has an hour left"
+            late = await echo.options(expires=60, countdown=61).enqueue(2)
+            await clock.move(62)
+            with pytest.raises(JobExpired):
+                await late.result(10)
+
+
+async def test_scripts_without_a_moved_clock_are_what_they_were():
+    """Nobody who does not move the clock pays for it."""
+    assert Endpoint("redis://localhost").scripts is SCRIPTS
+    assert not any(b"rqueue_time" in script.source for script in SCRIPTS.values())

@@ -16,7 +16,6 @@ from typing import Any, Final, NamedTuple
 
 from rqueue.broker.endpoint import Endpoint
 from rqueue.broker.link import Argument, Link, NoScript, Reply
-from rqueue.broker.scripts import SCRIPTS
 from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, ReplyLost
 from rqueue.policy.clock import RedisClock, elapsed_s
 from rqueue.wire.keys import MAIN, Keys, QueueKeys
@@ -145,7 +144,21 @@ class Broker:
             BrokerUnavailable: Redis cannot be reached.
         """
         seconds, micros = await self._link.call(b"TIME")
-        self.clock.observe(int(seconds) * 1000 + int(micros) // 1000)
+        more = 0 if self.endpoint.clock is None else int(await self._link.call(b"GET", self.endpoint.clock) or 0)
+        self.clock.observe(int(seconds) * 1000 + int(micros) // 1000 + more)
+
+    async def add_to_clock(self, ms: int) -> None:
+        """Move the clock of :meth:`Endpoint.move_clock`."""
+        await self._link.call(b"INCRBY", self._moved_clock(), ms)
+
+    async def reset_clock(self) -> None:
+        """Forget by how much the clock was moved."""
+        await self._link.call(b"DEL", self._moved_clock())
+
+    def _moved_clock(self) -> bytes:
+        if self.endpoint.clock is None:
+            raise BrokerError("the clock cannot be moved: rqueue.testing.moving_clock() makes one that can")
+        return self.endpoint.clock
 
     async def close(self) -> None:
         """Close all connections."""
@@ -282,7 +295,7 @@ class Broker:
         the operating system's hands. The task gives the reply.
         """
         names, arguments = (keys.workers, keys.started(worker)), (worker, *ids)
-        sent = self._link.call(b"EVALSHA", SCRIPTS["start"].sha, len(names), *names, *arguments)
+        sent = self._link.call(b"EVALSHA", self.endpoint.scripts["start"].sha, len(names), *names, *arguments)
         return asyncio.create_task(self._started(sent, names, arguments), name="rqueue start mark")
 
     async def _started(self, sent: asyncio.Future[Reply], keys: Sequence[bytes], arguments: Sequence[Argument]) -> bool:
@@ -646,7 +659,7 @@ class Broker:
     # Scripts
 
     async def _run(self, verb: str, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Reply:
-        script = SCRIPTS[verb]
+        script = self.endpoint.scripts[verb]
         try:
             return await self._link.call(b"EVALSHA", script.sha, len(keys), *keys, *arguments)
         except NoScript:

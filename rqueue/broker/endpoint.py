@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection as SyncConnection
 from redis.retry import Retry as SyncRetry
 
+from rqueue.broker.scripts import SCRIPTS, moved
 from rqueue.errors import ConfigError, MissingDependency
 
 CONNECT_TIMEOUT_S = 5.0
@@ -45,9 +46,15 @@ class Endpoint:
     Raises:
         ConfigError: the URL is of another kind, or malformed.
         MissingDependency: ``memory://`` without fakeredis.
+
+    Attributes:
+        scripts: verb -> the script that is run there.
+        clock: the key that says by how many ms Redis's clock is moved, in tests; None: it is not.
     """
 
     def __init__(self, url: str) -> None:
+        self.scripts = SCRIPTS
+        self.clock: bytes | None = None
         scheme = url.partition("://")[0].lower()
         if scheme not in _SCHEMES:
             raise ConfigError(
@@ -73,6 +80,11 @@ class Endpoint:
                 f"url {self.shown!r}: malformed; write redis://user:password@host:port/db, "
                 "with / ? # and @ in the password percent-encoded"
             ) from None
+
+    def move_clock(self, key: bytes | None) -> None:
+        """Have scripts take the time from Redis's clock and, where a key is given, its value in ms; for tests."""
+        self.clock = key
+        self.scripts = SCRIPTS if key is None else {verb: moved(script, key) for verb, script in SCRIPTS.items()}
 
     def connection(self) -> AsyncConnection:
         """A new, unconnected connection for an event loop."""

@@ -10,7 +10,6 @@ from redis.connection import AbstractConnection
 from rqueue.broker.broker import renewal
 from rqueue.broker.endpoint import Endpoint
 from rqueue.broker.link import NoScript, is_elsewhere, translate
-from rqueue.broker.scripts import SCRIPTS
 from rqueue.errors import BrokerUnavailable
 from rqueue.wire.keys import QueueKeys
 
@@ -35,7 +34,7 @@ class Pulse:
             BrokerError: Redis could not be asked.
         """
         keys, arguments = renewal(queues, worker, lease_s, card)
-        script = SCRIPTS["renew"]
+        script = self._endpoint.scripts["renew"]
         try:
             return bool(self._ask("EVALSHA", script.sha, len(keys), *keys, *arguments))
         except NoScript:

@@ -54,6 +54,7 @@ class Client:
         eager: when set, it runs jobs in place of enqueueing them.
         lifespan: entered as a worker starts, and left as it ends.
         startup_hooks, shutdown_hooks: the same as functions.
+        workers: the app's workers that run in this process.
         dependency_overrides: provider -> the one that takes its place; for tests.
     """
 
@@ -67,6 +68,7 @@ class Client:
         self.startup_hooks: list[Callable[[], object]] = []
         self.shutdown_hooks: list[Callable[[], object]] = []
         self.dependency_overrides: dict[Provider, Provider] = {}
+        self.workers: set[Any] = set()
         self._resources: dict[asyncio.AbstractEventLoop, Resources] = {}
         self._sessions: dict[asyncio.AbstractEventLoop, Session] = {}
         self._portal: Portal | None = None
@@ -263,6 +265,12 @@ class Client:
         """What is known of a job; see :meth:`~rqueue.client.job.Job.info`."""
         keys, known = await self._locate(job_id, queue)
         return JobInfo.of(job_id, keys.name, known.record, is_dead=known.is_dead and not known.is_alive)
+
+    async def clock_moved(self) -> None:
+        """Redis's clock was moved, in a test: the running loop's session and workers take note."""
+        await self.session().broker.sync_clock()
+        for worker in list(self.workers):
+            await worker.clock_moved()
 
     # Opening and closing
 

@@ -26,6 +26,11 @@ class Schedule:
         if is_earlier:
             self._changed.set()
 
+    def look_now(self) -> None:
+        """Something may be due already: the clock was moved."""
+        self._due_s = elapsed_s()
+        self._changed.set()
+
     def left_s(self) -> float | None:
         """Seconds until it is due, 0 when it is, None when nothing is known to be scheduled."""
         return None if self._due_s is None else max(0.0, self._due_s - elapsed_s())

@@ -188,6 +188,12 @@ class Worker:
         if self._stopping.is_set():
             raise BrokerError("the worker stops: what it drains is not done")
 
+    async def clock_moved(self) -> None:
+        """Redis's clock was moved, in a test: what is due now is looked for at once, and the lease is renewed."""
+        await self._broker.sync_clock()
+        self._schedule.look_now()
+        self._fetcher.poke()
+
     async def ready(self) -> None:
         """Return when it works."""
         await self._ready.wait()
@@ -207,11 +213,13 @@ class Worker:
         """
         self._wire()
         token = ACTIVE.set(self._resources)
+        self._client.workers.add(self)
         try:
             await self._broker.open()  # first: while Redis is away nothing else is opened, again and again
             if await self._open_resources():
                 await self._serve()
         finally:
+            self._client.workers.discard(self)
             ACTIVE.reset(token)
             self._executor.close()
             try:
@@ -265,7 +273,7 @@ class Worker:
         limits, signals = client.config.limits, inflight.signals
         self._broker = broker = Broker(client.endpoint, client.keys)
         self._judge = judge = Judge(limits, config, broker.clock.now_ms)
-        schedule = Schedule(signals.promote)
+        self._schedule = schedule = Schedule(signals.promote)
         parent = self._parent
         # In solo the loop stands still for as long as a job's function runs: that says nothing.
         stall_s = math.inf if config.pool == "solo" else config.max_loop_stall_s
