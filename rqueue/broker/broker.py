@@ -58,16 +58,34 @@ class Claimed(NamedTuple):
     raw: bytes
 
 
+class Stopped(NamedTuple):
+    """What must not run in one queue of a claim.
+
+    Attributes:
+        queue: its place in the claim.
+        is_paused: nothing of it is claimed.
+        tasks: the names of the tasks that are paused.
+        revoked: the ids of the claimed messages that were revoked.
+    """
+
+    queue: int
+    is_paused: bool
+    tasks: frozenset[str]
+    revoked: frozenset[str]
+
+
 class Claim(NamedTuple):
     """What a claim brought.
 
     Attributes:
         due_ms: ms until the first scheduled job of any of the queues, or None.
         messages: in the order in which they should run.
+        stopped: the queues in which something must not run.
     """
 
     due_ms: int | None
     messages: list[Claimed]
+    stopped: tuple[Stopped, ...] = ()
 
 
 class Done(NamedTuple):
@@ -234,14 +252,14 @@ class Broker:
         """
         names: list[bytes] = []
         for keys in queues:
-            names += (keys.processing(worker), keys.workers, keys.scheduled, *keys.lists)
+            names += (keys.processing(worker), keys.workers, keys.scheduled, *keys.lists, keys.stops)
         reply = await self._run("claim", names, (worker, _ms(lease_s), want, max_bytes, first % len(queues), *ranks))
         if reply is None:
             return None
-        now, due, flat = reply
+        now, due, flat, stops = reply
         self.clock.observe(now)
         messages = [Claimed(*flat[index : index + 3]) for index in range(0, len(flat), 3)]
-        return Claim(None if due < 0 else due, messages)
+        return Claim(None if due < 0 else due, messages, tuple(_stopped(*each) for each in stops))
 
     async def block(self, keys: QueueKeys, worker: str, timeout_s: float) -> bytes | None:
         """Wait at the server for a message in the main list; None when the time was up or the wait was ended.
@@ -689,6 +707,11 @@ async def _all(calls: Sequence[asyncio.Future[Reply]]) -> list[Any]:
     return replies
 
 
+def _stopped(queue: int, is_paused: int, tasks: list[bytes], revoked: list[bytes]) -> Stopped:
+    names = (name.decode("utf-8", "surrogateescape").removeprefix("task:") for name in tasks)
+    return Stopped(queue, bool(is_paused), frozenset(names), frozenset(job_id.decode() for job_id in revoked))
+
+
 def _known(is_alive: Any, due: Any, record: Any, is_dead: Any) -> Known | BrokerError:
     for reply in (is_alive, due, record, is_dead):
         if isinstance(reply, BrokerUnavailable):
@@ -726,4 +749,16 @@ def _escape_glob(name: bytes) -> bytes:
     return name
 
 
-__all__ = ["Broker", "Claim", "Claimed", "Done", "Enqueued", "Known", "ReplyLost", "Sizes", "fingerprint", "renewal"]
+__all__ = [
+    "Broker",
+    "Claim",
+    "Claimed",
+    "Done",
+    "Enqueued",
+    "Known",
+    "ReplyLost",
+    "Sizes",
+    "Stopped",
+    "fingerprint",
+    "renewal",
+]

@@ -60,6 +60,7 @@ class QueueKeys:
         jobs: SET, ids of jobs that are not settled.
         scheduled: ZSET, id -> due time in ms.
         messages: HASH, id -> message of the scheduled jobs.
+        stops: ZSET, all at score 0: what must not run: ``queue``, ``all``, ``task:<name>``, ``job:<id>``.
         dead: ZSET, id -> time of death in ms.
         letters: HASH, id -> dead letter.
         counts: HASH with a TTL, how many jobs ended in which state.
@@ -73,6 +74,7 @@ class QueueKeys:
         self.jobs = prefix + b":jobs"
         self.scheduled = prefix + b":scheduled"
         self.messages = prefix + b":scheduled:messages"
+        self.stops = prefix + b":stops"
         self.dead = prefix + b":dead"
         self.letters = prefix + b":dead:letters"
         self.counts = prefix + b":counts"

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 
-from rqueue.broker.broker import Broker, fingerprint
+from rqueue.broker.broker import Broker, Stopped, fingerprint
 from rqueue.config import AppConfig, WorkerConfig
 from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, MalformedMessage
 from rqueue.log import event
@@ -53,6 +53,7 @@ class Fetcher:
 
     Attributes:
         served: the queues to claim from: those with a lease, but those that were dropped.
+        paused: those of them that are paused: nothing is claimed from them, and nobody waits at them.
         fetched_ms: when Redis last answered, or there was last no room to ask for more; Redis's time.
     """
 
@@ -70,6 +71,7 @@ class Fetcher:
         self._broker, self._queues, self._inflight, self._lease = broker, queues, inflight, lease
         self._schedule, self._judge, self._config = schedule, judge, config
         self.served = list(queues)
+        self.paused: set[QueueKeys] = set()
         self.fetched_ms = 0
         self._app = app
         self._blocks: dict[QueueKeys, asyncio.Task[bytes | None]] = {}
@@ -135,7 +137,7 @@ class Fetcher:
             # Not waited for: where an ACL forbids it they end by their timeout, and meanwhile slots may come free.
             await self._unblock()
             await self._wait(_UNBLOCK_AGAIN_S)
-        elif self._inflight.free_slots > 0 and self._may_block() and len(self._blocks) < len(self.served):
+        elif self._inflight.free_slots > 0 and self._may_block() and self._unblocked():
             self._is_more = True  # slots came free since the last claim: only a claim may be followed by a block
         else:
             await self._wait()
@@ -269,9 +271,22 @@ class Fetcher:
         self.fetched_ms = self._broker.clock.now_ms()
         self._schedule.note(claim.due_ms)
         self._is_more = len(claim.messages) >= want or sum(len(each.raw) for each in claim.messages) >= CLAIM_BYTES
+        if claim.stopped or self.paused:
+            await self._note_stops({queues[each.queue]: each for each in claim.stopped})
         await self._accept([(queues[each.queue], each.level, each.raw) for each in claim.messages])
         if not self._is_more and self._inflight.free_slots > 0:
             self._begin_blocks()
+
+    async def _note_stops(self, stopped: dict[QueueKeys, Stopped]) -> None:
+        """Of a queue that has been paused nothing more starts; a block at it ends by the token that pausing left."""
+        paused = {keys for keys, each in stopped.items() if each.is_paused}
+        newly, self.paused = paused - self.paused, paused
+        for keys in newly:
+            await self._give_back(self._inflight.take_held(queue=keys))
+
+    def _unblocked(self) -> list[QueueKeys]:
+        """Queues to wait at, at which nobody waits."""
+        return [keys for keys in self.served if keys not in self._blocks and keys not in self.paused]
 
     def _may_block(self) -> bool:
         return elapsed_s() >= self._no_block_until_s
@@ -280,12 +295,11 @@ class Fetcher:
         """Wait at the server for each queue; only right after a claim that found nothing more."""
         if not self._may_block():
             return
-        for keys in self.served:
-            if keys not in self._blocks:
-                block = self._broker.block(keys, self._lease.worker, self._config.longest_block_s)
-                task = asyncio.create_task(block, name=f"rqueue block {keys.name}")
-                task.add_done_callback(lambda _: self._inflight.signals.fetch.set())
-                self._blocks[keys] = task
+        for keys in self._unblocked():
+            block = self._broker.block(keys, self._lease.worker, self._config.longest_block_s)
+            task = asyncio.create_task(block, name=f"rqueue block {keys.name}")
+            task.add_done_callback(lambda _: self._inflight.signals.fetch.set())
+            self._blocks[keys] = task
 
     async def _end_blocks(self) -> None:
         """End all waits; what they brought all the same is harvested next."""

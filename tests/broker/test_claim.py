@@ -2,7 +2,7 @@
 
 import pytest
 
-from rqueue.broker.broker import Claim
+from rqueue.broker.broker import Claim, Claimed, Stopped
 from rqueue.wire.message import Header, Message
 
 on_redis = pytest.mark.parametrize("url", ["redis"], indirect=True)
@@ -236,3 +236,49 @@ async def test_thousands_at_once(broker, keys, raw, seed, message):
     await seed({"main": [message(f"j{number}") for number in range(4_000)], **ALIVE})
     assert len((await claim(broker, keys, want=4_000)).messages) == 4_000
     assert await raw("LLEN", keys.processing("w")) == 4_000
+
+
+# --- what must not run ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("member", ["queue", "all"])
+async def test_nothing_is_claimed_from_a_paused_queue(broker, keys, reports, seed, dump, raw, member):
+    """Its jobs stay where they are, its token too; the other queue's are claimed, and the lease is renewed in both."""
+    await seed(
+        {
+            "workers": {"w": "future"},
+            "reports/workers": {"w": "future"},
+            "main": [b'1 - 0 0 0 a {"task":"t"}', b""],
+            "p3": [b'1 3 0 0 0 b {"task":"t"}'],
+            "reports/main": [b'1 - 0 0 0 c {"task":"t"}'],
+        }
+    )
+    await raw("ZADD", keys.stops, 0, member)
+    before = await dump()
+    found = await broker.claim([keys, reports], [5, 5], "w", 30, 10, 10_000)
+    assert found.messages == [Claimed(1, 0, b'1 - 0 0 0 c {"task":"t"}')]
+    assert found.stopped == (Stopped(0, True, frozenset(), frozenset()),)
+    after = await dump()
+    assert {name: after[name] for name in ("main", "p3", "stops")} == {
+        name: before[name] for name in ("main", "p3", "stops")
+    }
+    assert "processing:w" not in after
+
+
+async def test_a_claim_tells_of_paused_tasks_and_revoked_jobs(broker, keys, seed, raw):
+    """With priorities and without: one count of keys must tell both apart."""
+    await seed(
+        {
+            "workers": {"w": "future"},
+            "main": [b'1 - 0 0 0 a {"task":"t"}', b'1 - 0 0 0 b {"task":"t"}'],
+        }
+    )
+    for member in ("task:t", "task:tasks.add", "job:b", "job:elsewhere"):
+        await raw("ZADD", keys.stops, 0, member)
+    found = await broker.claim([keys], [5], "w", 30, 10, 10_000)
+    assert [each.raw[10:11] for each in found.messages] == [b"b", b"a"]
+    assert found.stopped == (Stopped(0, False, frozenset({"t", "tasks.add"}), frozenset({"b"})),)
+    await seed({"p7": [b'1 7 0 0 0 elsewhere {"task":"t"}']})
+    found = await broker.claim([keys], [5], "w", 30, 10, 10_000)
+    assert found.stopped[0].revoked == {"elsewhere"}
+    assert [each.level for each in found.messages] == [7]

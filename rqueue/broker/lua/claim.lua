@@ -1,33 +1,39 @@
 -- claim: messages move from waiting lists to this worker's processing lists, highest priority first.
 --
--- KEYS[1..] for each queue 14 keys: processing, workers, scheduled, main, p1 … p10
+-- KEYS[1..] for each queue 15 keys: processing, workers, scheduled, main, p1 … p10, stops
 -- ARGV[1] worker, ARGV[2] lease in ms, ARGV[3] messages wanted, ARGV[4] bytes wanted
 -- ARGV[5] which queue comes first among lists of the same rank: changes with every claim, so that none is starved
 -- ARGV[6..] for each queue the rank of its main list
--- returns false, when the worker is not registered | {now, due, {queue, level, message, queue, level, message, …}}
+-- returns false, when the worker is not registered | {now, due, {queue, level, message, queue, level, message, …}, stops}
 --         due: ms until the first scheduled job of any queue, -1 when there is none
+--         stops: for each queue that has some {queue, 1 if it is paused, {paused tasks}, {ids of these that are revoked}}
 --
 -- The lease is renewed in the step: a claim never belongs to a worker without one. A message without a header gets one
 -- when it comes from a priority's list, so that it can go back there. A list that is none (somebody's string) is
 -- passed over. What is left behind leaves a token in an empty main list, so that the next worker wakes.
+-- EXISTS counts a key as often as it is named: one command tells whether there are priorities, and whether stops.
 local worker, lease, want, budget, first = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local queues, time, out = #KEYS / 14, redis.call('TIME'), {}
+local queues, time, out, due, some, stops, paused = #KEYS / 15, redis.call('TIME'), {}, -1, {}, {}, {}
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local due, some = -1, {}
 for q = 0, queues - 1 do
-  if not redis.call('ZSCORE', KEYS[q * 14 + 2], worker) then return false end
+  if not redis.call('ZSCORE', KEYS[q * 15 + 2], worker) then return false end
 end
 for q = 0, queues - 1 do
-  local k = q * 14
+  local k = q * 15
   redis.call('LREM', KEYS[k + 1], 0, '') -- the token that a block took; a freeing write, so that a full Redis goes on
   redis.call('ZADD', KEYS[k + 2], now + lease, worker)
   local soonest = redis.call('ZRANGE', KEYS[k + 3], 0, 0, 'WITHSCORES')[2]
   if soonest and (due < 0 or soonest - now < due) then due = math.max(0, soonest - now) end
-  some[q] = redis.call('EXISTS', unpack(KEYS, k + 5, k + 14)) > 0
+  local s, names = KEYS[k + 15], { unpack(KEYS, k + 5, k + 15) }
+  for i = 12, 21 do names[i] = s end
+  local found = redis.call('EXISTS', unpack(names))
+  some[q] = found % 11 > 0
+  if found >= 11 then stops[#stops + 1] = { q, 0, redis.call('ZRANGEBYLEX', s, '[task:', '(task;'), {} } end
+  paused[q] = found >= 11 and (redis.call('ZSCORE', s, 'queue') or redis.call('ZSCORE', s, 'all'))
 end
 local function take(q, level)
-  local processing, list = KEYS[q * 14 + 1], KEYS[q * 14 + 4 + level]
-  while want > 0 and budget > 0 do
+  local processing, list = KEYS[q * 15 + 1], KEYS[q * 15 + 4 + level]
+  while want > 0 and budget > 0 and not paused[q] do
     local message = redis.pcall('RPOPLPUSH', list, processing)
     if type(message) ~= 'string' then return end
     if message == '' then
@@ -51,11 +57,18 @@ for level = 10, 1, -1 do
   end
 end
 for q = 0, queues - 1 do
-  local k, left = q * 14, false
-  for level = 1, (want <= 0 or budget <= 0) and some[q] and 10 or 0 do
+  local k, left = q * 15, false
+  for level = 1, not paused[q] and (want <= 0 or budget <= 0) and some[q] and 10 or 0 do
     local length = redis.pcall('LLEN', KEYS[k + 4 + level])
     left = left or (type(length) == 'number' and length > 0)
   end
   if left and redis.call('EXISTS', KEYS[k + 4]) == 0 then redis.call('LPUSH', KEYS[k + 4], '') end
 end
-return { now, due, out }
+for _, stop in ipairs(stops) do
+  if paused[stop[1]] then stop[2] = 1 end
+  for i = 1, #out, 3 do
+    local id = out[i] == stop[1] and string.match(out[i + 2], '^1 %S+ %d+ %d+ %d+ (%S+) ')
+    if id and redis.call('ZSCORE', KEYS[stop[1] * 15 + 15], 'job:' .. id) then table.insert(stop[4], id) end
+  end
+end
+return { now, due, out, stops }
