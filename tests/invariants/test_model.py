@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import redis
-from hypothesis import HealthCheck, seed, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from rqueue.broker.broker import Broker, Done, Enqueued
 from rqueue.broker.endpoint import Endpoint
@@ -26,13 +26,13 @@ from rqueue.wire.keys import LEVELS, MAIN, Keys
 from rqueue.wire.message import Header, Message
 
 IS_LONG = os.environ.get("RQUEUE_LONG") == "1"
-WORKERS, IDS = ("w1", "w2", "w3"), [f"j{number}" for number in range(8)]
+WORKERS, IDS = 3, [f"j{number}" for number in range(12)]
 LEASE_MIN, RANK = 2, 5
 BODY = b'{"task":"t"}'
 
 levels = st.sampled_from((MAIN, MAIN, 2, RANK, 9))
 minutes = st.integers(0, 3)
-some_worker = st.sampled_from(WORKERS)
+some_worker = st.integers(0, WORKERS - 1)
 pick = st.randoms(use_true_random=False)
 
 
@@ -78,7 +78,10 @@ class Verbs(RuleBasedStateMachine):
         self.keys = Keys().queue("q")
         self.model = Model()
         self.number = 0
-        self.claims: dict[str, list[bytes]] = {worker: [] for worker in WORKERS}  # what each thinks it holds, lost too
+        self.names = [f"w{number}" for number in range(WORKERS)]
+        self.claims: dict[str, list[bytes]] = {name: [] for name in self.names}  # what each thinks it holds
+        for number in range(WORKERS):
+            self.enter(number)
 
     def teardown(self) -> None:
         self.runner.run(self.broker.close())
@@ -88,12 +91,18 @@ class Verbs(RuleBasedStateMachine):
     def do(self, awaitable: Any) -> Any:
         return self.runner.run(awaitable)
 
+    @initialize(count=st.integers(1, 6))
+    def some_jobs(self, count: int) -> None:
+        for job_id in IDS[:count]:
+            self.enqueue(job_id, MAIN, 0, False)
+
     def next_number(self) -> int:
         self.number += 1
         return self.number
 
     # The verbs
 
+    @precondition(lambda self: sum(map(len, self.model.lists.values())) < 4)
     @rule(job_id=st.sampled_from(IDS), level=levels, delay=minutes, again=st.booleans())
     def enqueue(self, job_id: str, level: int, delay: int, again: bool) -> None:
         message = Header(level, id=job_id).encode() + BODY
@@ -111,22 +120,26 @@ class Verbs(RuleBasedStateMachine):
                 self.model.lists[level].appendleft(message)
         self.check()
 
-    @rule(worker=some_worker)
-    def register(self, worker: str) -> None:
-        held = self.model.processing.get(worker)
-        may = worker not in self.model.gone and not held
-        assert self.do(self.broker.register(self.keys, worker, LEASE_MIN * 60)) is may
-        if may:
-            self.model.lease_ends[worker] = self.model.now_min + LEASE_MIN
-            self.model.processing.setdefault(worker, deque())
-            self.model.started.setdefault(worker, set())
+    def enter(self, number: int) -> None:
+        """A worker registers; where it was reaped, first under its old id, which is refused."""
+        worker = self.names[number]
+        if worker in self.model.gone:
+            assert not self.do(self.broker.register(self.keys, worker, LEASE_MIN * 60))
+            worker = self.names[number] = f"w{number}.{self.next_number()}"
+            self.claims[worker] = []
+        assert self.do(self.broker.register(self.keys, worker, LEASE_MIN * 60))
+        self.model.lease_ends[worker] = self.model.now_min + LEASE_MIN
+        self.model.processing[worker], self.model.started[worker] = deque(), set()
         self.check()
 
-    @rule(worker=some_worker, want=st.integers(1, 4))
-    def claim(self, worker: str, want: int) -> None:
+    @precondition(lambda self: any(self.model.lists.values()))
+    @rule(number=some_worker, want=st.integers(1, 4))
+    def claim(self, number: int, want: int) -> None:
+        worker = self.names[number]
         found = self.do(self.broker.claim([self.keys], [RANK], worker, LEASE_MIN * 60, want, 1_000_000))
         if worker not in self.model.lease_ends:
             assert found is None
+            self.enter(number)
             return
         expected = []
         for level in (10, 9, 8, 7, 6, 5, MAIN, 4, 3, 2, 1):
@@ -138,12 +151,11 @@ class Verbs(RuleBasedStateMachine):
         self.claims[worker] += expected
         self.check()
 
-    @rule(worker=some_worker, rand=pick)
-    def start(self, worker: str, rand: random.Random) -> None:
-        held = list(self.model.processing.get(worker, ()))
-        if not held:
-            return
-        ids = [id_of(raw) for raw in held if rand.random() < 0.5]
+    @precondition(lambda self: any(self.model.processing.values()))
+    @rule(rand=pick)
+    def start(self, rand: random.Random) -> None:
+        worker, held = self.some_held(rand)
+        ids = [id_of(raw) for raw in held]
 
         async def send() -> bool:
             return await self.broker.start(self.keys, worker, ids)
@@ -179,9 +191,7 @@ class Verbs(RuleBasedStateMachine):
         record = b'{"state":"RETRY"}'
         answers = [
             self.do(
-                self.broker.retry(
-                    self.keys, worker, 1, number, raw, id_of(raw), later.raw, delay * 60, record, 600
-                )
+                self.broker.retry(self.keys, worker, 1, number, raw, id_of(raw), later.raw, delay * 60, record, 600)
             )
             for _ in range(1 + again)
         ]
@@ -221,12 +231,11 @@ class Verbs(RuleBasedStateMachine):
             self.model.lists[raw.header.level].appendleft(raw.raw)
         self.check()
 
-    @rule(worker=some_worker, rand=pick)
-    def release(self, worker: str, rand: random.Random) -> None:
-        held = [raw for raw in self.model.processing.get(worker, ()) if rand.random() < 0.5]
+    @precondition(lambda self: any(self.model.processing.values()))
+    @rule(rand=pick)
+    def release(self, rand: random.Random) -> None:
+        worker, held = self.some_held(rand)
         items = [(raw, id_of(raw), Message.parse(raw).header.level) for raw in held]
-        if not items:
-            return
         assert self.do(self.broker.release(self.keys, worker, items)) == len(held)
         for raw in held:
             self.model.processing[worker].remove(raw)
@@ -235,6 +244,7 @@ class Verbs(RuleBasedStateMachine):
             self.claims[worker].remove(raw)
         self.check()
 
+    @precondition(lambda self: self.model.scheduled)
     @rule()
     def promote(self) -> None:
         order = [member.decode() for member in self.redis.zrange(self.keys.scheduled, 0, -1)]
@@ -246,12 +256,13 @@ class Verbs(RuleBasedStateMachine):
             self.model.lists[Message.parse(message).header.level].appendleft(message)
         self.check()
 
-    @rule(worker=some_worker, is_half=st.booleans())
-    def reap(self, worker: str, is_half: bool) -> None:
+    @precondition(lambda self: self.model.processing)
+    @rule(rand=pick, is_half=st.booleans())
+    def reap(self, rand: random.Random, is_half: bool) -> None:
         """A reaper looks at a worker, whose lease may have run out; one that dies leaves half of it to the next."""
+        overdue = [name for name, end in self.model.lease_ends.items() if end <= self.model.now_min]
+        worker = rand.choice(overdue or sorted(self.model.processing))
         is_alive = self.model.lease_ends.get(worker, -1) > self.model.now_min
-        if worker not in self.model.processing or worker in self.model.gone:
-            return
         messages, started = self.do(self.broker.remains(self.keys, worker, 1 if is_half else 100))
         items = []
         for raw in messages:
@@ -278,6 +289,13 @@ class Verbs(RuleBasedStateMachine):
         self.model.now_min += by
 
     # What is compared
+
+    def some_held(self, rand: random.Random) -> tuple[str, list[bytes]]:
+        """Some of what a worker holds, the last claimed first."""
+        worker = rand.choice([name for name, held in self.model.processing.items() if held])
+        held = list(self.model.processing[worker])
+        chosen = set(rand.sample(held, rand.randint(1, len(held))))
+        return worker, [raw for raw in held if raw in chosen]
 
     def take_one(self, rand: random.Random) -> tuple[str, bytes]:
         worker = rand.choice([name for name, held in self.claims.items() if held])
@@ -339,8 +357,9 @@ def test_the_verbs_in_any_order_do_what_the_model_does(redis_url: str) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=1000 if IS_LONG else 50,
-            stateful_step_count=60,
+            max_examples=1000 if IS_LONG else 40,
+            stateful_step_count=100,
+            phases=tuple(Phase) if IS_LONG else (Phase.generate,),  # to shorten a failure takes minutes
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
