@@ -6,7 +6,7 @@ READY := .venv/.ready
 PYTHONS := python3.14 python3.13 python3.12 python3.11 python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check bench bench-fleet format lock clean
+.PHONY: help demo test lint types check bench bench-fleet bench-schedule format lock clean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +31,9 @@ check: lint types test ## what CI runs: lint, types and tests
 
 bench: $(READY) ## measure the engine beside what Redis and Python allow
 	@$(BIN)/python benchmarks/engine.py $(ARGS)
+
+bench-schedule: $(READY) ## measure how late scheduled jobs start, and what a hundred thousand due at once cost
+	@$(BIN)/python benchmarks/schedule.py $(ARGS)
 
 bench-fleet: $(READY) ## measure worker processes: scaling, memory, recovery (make bench-fleet ARGS=--quick)
 	@$(BIN)/python benchmarks/fleet.py $(ARGS)
