@@ -6,6 +6,7 @@ import re
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, get_type_hints
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -276,3 +277,21 @@ def test_an_id_is_given_once(task):
 def test_epoch_ms_is_exact():
     assert epoch_ms(datetime(1970, 1, 1, tzinfo=UTC)) == 0
     assert epoch_ms(datetime(2026, 11, 22, 5, 19, 1, 294_000, tzinfo=UTC)) == 1_795_324_741_294
+
+
+@pytest.mark.parametrize(
+    ("moment", "zone", "fold", "expected"),
+    [
+        ((2026, 3, 29, 1, 59), "Europe/Berlin", 0, (2026, 3, 29, 0, 59)),
+        ((2026, 3, 29, 3, 0), "Europe/Berlin", 0, (2026, 3, 29, 1, 0)),
+        ((2026, 10, 25, 2, 30), "Europe/Berlin", 0, (2026, 10, 25, 0, 30)),
+        ((2026, 10, 25, 2, 30), "Europe/Berlin", 1, (2026, 10, 25, 1, 30)),
+        ((2026, 11, 1, 1, 30), "America/New_York", 0, (2026, 11, 1, 5, 30)),
+        ((2026, 11, 1, 1, 30), "America/New_York", 1, (2026, 11, 1, 6, 30)),
+        ((2026, 4, 5, 2, 30), "Australia/Sydney", 1, (2026, 4, 4, 16, 30)),
+    ],
+)
+def test_an_eta_means_its_own_time_zone(moment, zone, fold, expected):
+    """Also in the hour that a change of the clocks repeats: there `fold` tells which of the two is meant."""
+    eta = datetime(*moment, tzinfo=ZoneInfo(zone), fold=fold)
+    assert CallOptions(eta=eta).due() == str(round(datetime(*expected, tzinfo=UTC).timestamp() * 1000))
