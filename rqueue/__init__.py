@@ -3,8 +3,12 @@
 from rqueue.app import RQueue
 from rqueue.client.client import current_request
 from rqueue.client.context import Context, Request
+from rqueue.client.events import Event, Events
 from rqueue.client.job import Job, JobInfo, SyncJob
 from rqueue.client.resources import Depends
+from rqueue.client.revocation import Cancellations, Cancelled
+from rqueue.client.schedules import ScheduleInfo
+from rqueue.client.signals import JobOutcome
 from rqueue.client.task import Signature, Task
 from rqueue.config import Queue
 from rqueue.errors import (
@@ -23,10 +27,14 @@ from rqueue.errors import (
     MaxRetriesExceeded,
     MessageTooLarge,
     MissingDependency,
+    Reject,
     ResultError,
     ResultNotKept,
     Retry,
     RQueueError,
+    ScheduleNotFound,
+    Signal,
+    Snooze,
     SoftTimeLimitExceeded,
     StartupFailed,
     TimeLimitExceeded,
@@ -34,6 +42,8 @@ from rqueue.errors import (
     WaitTimeout,
     WorkerLost,
 )
+from rqueue.policy.periodic import cron, every
+from rqueue.wire.history import PastError
 from rqueue.wire.state import State
 
 __version__ = "0.1.0"
@@ -42,30 +52,41 @@ __all__ = [
     "BrokerError",
     "BrokerFull",
     "BrokerUnavailable",
+    "Cancellations",
+    "Cancelled",
     "ConfigError",
     "Context",
     "Depends",
     "EnqueueManyFailed",
     "EnqueueUnknown",
+    "Event",
+    "Events",
     "Job",
     "JobError",
     "JobExpired",
     "JobFailed",
     "JobInfo",
     "JobNotFound",
+    "JobOutcome",
     "JobRevoked",
     "MalformedMessage",
     "MaxRetriesExceeded",
     "MessageTooLarge",
     "MissingDependency",
+    "PastError",
     "Queue",
     "RQueue",
     "RQueueError",
+    "Reject",
     "Request",
     "ResultError",
     "ResultNotKept",
     "Retry",
+    "ScheduleInfo",
+    "ScheduleNotFound",
+    "Signal",
     "Signature",
+    "Snooze",
     "SoftTimeLimitExceeded",
     "StartupFailed",
     "State",
@@ -75,5 +96,7 @@ __all__ = [
     "UnknownTask",
     "WaitTimeout",
     "WorkerLost",
+    "cron",
     "current_request",
+    "every",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 
@@ -119,6 +120,10 @@ class JobNotFound(JobError, LookupError):
         super().__init__(job_id, f"job {job_id} is not known: never enqueued, or its result is no longer kept")
 
 
+class ScheduleNotFound(RQueueError, LookupError):
+    """There is no periodic schedule of that name."""
+
+
 class WaitTimeout(RQueueError, TimeoutError):
     """``result(timeout=…)`` waited that long and the job had not ended; it goes on, and can be asked again."""
 
@@ -193,23 +198,66 @@ class Retry(Signal):
     """Run the job again later; ``self.retry()`` raises it.
 
     Args:
-        defer: seconds until the next run; None takes the task's own delay.
-        exc: the error that made the retry necessary, shown while the job waits.
-        max_retries: overrides the task's limit for this job; Ellipsis leaves it as it is.
+        defer: seconds, or a timedelta, until the next run; None takes the task's own delay.
+        exc: the error that made the retry necessary, shown while the job waits; default the exception that is being
+            handled. The job fails with ``exc`` when no retry is left.
+        max_retries: overrides the task's limit for this retry; None is no limit, Ellipsis leaves it as it is.
+        args: positional arguments of the next runs; None leaves them as they are.
+        kwargs: named arguments of the next runs; None leaves them as they are.
+        queue: the queue in which it runs from now on; None is the one that it is in.
 
     Raises:
         ConfigError: a value is of the wrong kind.
     """
 
     def __init__(
-        self, defer: float | None = None, *, exc: BaseException | None = None, max_retries: int | Any | None = ...
+        self,
+        defer: float | timedelta | None = None,
+        *,
+        exc: BaseException | None = None,
+        max_retries: int | Any | None = ...,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        queue: str | None = None,
     ) -> None:
-        given: object = defer
-        if given is not None and (
-            isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < 1e10
-        ):
-            raise ConfigError(f"defer {defer!r}: seconds as a number, 0 or more")
         if max_retries not in (None, ...) and (type(max_retries) is not int or max_retries < 0):
             raise ConfigError(f"max_retries {max_retries!r}: None for no limit, or a whole number from 0")
-        self.defer, self.exc, self.max_retries = defer, exc, max_retries
+        self.defer = None if defer is None else _delay_s(defer, "defer")
+        self.exc, self.max_retries = exc, max_retries
+        self.new_args, self.new_kwargs, self.queue = args, kwargs, queue
         super().__init__(f"retry in {defer} s" if defer is not None else "retry")
+
+
+class Snooze(Signal):
+    """Not yet: run the job again later, as if this run had not been. It costs no retry, and is no error.
+
+    Args:
+        delay: seconds, or a timedelta, until the next run.
+
+    Raises:
+        ConfigError: it is neither, or below 0.
+    """
+
+    def __init__(self, delay: float | timedelta) -> None:
+        self.delay_s = _delay_s(delay, "delay")
+        super().__init__(f"snooze for {delay} s")
+
+
+class Reject(Signal):
+    """The task does not want this job: it fails without a retry, and is a dead letter with the reason ``rejected``.
+
+    Args:
+        reason: why, as a text or an exception; its text is the job's error.
+        requeue: put the job back behind those that wait, instead: no error, and it costs no retry.
+    """
+
+    def __init__(self, reason: object = "", *, requeue: bool = False) -> None:
+        self.reason, self.requeue = reason, requeue
+        super().__init__(str(reason) or "the task rejected it")
+
+
+def _delay_s(delay: object, name: str) -> float:
+    given = delay.total_seconds() if isinstance(delay, timedelta) else delay
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < 1e10:
+        raise ConfigError(f"{name} {delay!r}: seconds as a number, 0 or more, or a timedelta")
+    return given

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import pickle
+from datetime import timedelta
 
 import pytest
 
@@ -18,11 +19,13 @@ from rqueue.errors import (
     JobFailed,
     JobNotFound,
     JobRevoked,
+    Reject,
     ReplyLost,
     ResultNotKept,
     Retry,
     RQueueError,
     Signal,
+    Snooze,
     SoftTimeLimitExceeded,
     TimeLimitExceeded,
 )
@@ -43,6 +46,9 @@ EXAMPLES = [
     EnqueueManyFailed(["a handle", None], [None, BrokerError("WRONGTYPE")]),
     Retry(5.0, exc=OSError("refused"), max_retries=None),
     Retry(),
+    Retry(timedelta(minutes=1), args=[1], kwargs={"a": 2}, queue="email"),
+    Snooze(30),
+    Reject("not mine", requeue=True),
     SoftTimeLimitExceeded(),
     TimeLimitExceeded("the job has run for longer than its time_limit of 3 s"),
     *(each("text") for each in ALL if "__init__" not in vars(each) and not issubclass(each, JobError | Signal)),
@@ -135,6 +141,18 @@ def test_a_retry_that_has_no_time_is_refused_where_it_is_raised(defer):
 def test_a_retry_with_a_wrong_limit_is_refused_where_it_is_raised(limit):
     with pytest.raises(ConfigError, match="max_retries"):
         Retry(max_retries=limit)
+
+
+@pytest.mark.parametrize("delay", [-1, float("nan"), 1e10, True, "60", None, timedelta(-1)])
+def test_a_snooze_that_has_no_time_is_refused_where_it_is_raised(delay):
+    with pytest.raises(ConfigError, match="delay"):
+        Snooze(delay)
+
+
+def test_signals_take_a_timedelta_and_say_what_they_are():
+    assert (Snooze(timedelta(minutes=1)).delay_s, Retry(timedelta(minutes=1)).defer) == (60.0, 60.0)
+    assert str(Snooze(0)) == "snooze for 0 s"
+    assert (str(Reject()), str(Reject(OSError("no"))), Reject().requeue) == ("the task rejected it", "no", False)
 
 
 def test_a_retry_says_when_and_leaves_the_limit_alone():

@@ -33,6 +33,7 @@ LUA_LINES = 60
 LAZY_IMPORTS = {
     ("rqueue.app", "rqueue.worker"): "a web process never loads the worker",
     ("rqueue.broker", "fakeredis"): "the memory extra",
+    ("rqueue.policy", "cronsim"): "the cron extra",
     ("rqueue.pytest_plugin", "rqueue.testing"): "pytest loads plugins before it measures or rewrites anything",
     ("rqueue.cli", "rqueue.embedded"): "only the demo needs a server of its own",
     ("rqueue.cli", "uvloop"): "is not there on Windows",

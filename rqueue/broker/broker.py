@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from rqueue.broker.endpoint import Endpoint
 from rqueue.broker.link import Argument, Link, NoScript, Reply
+from rqueue.broker.subscription import Subscription
 from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, ReplyLost
 from rqueue.policy.clock import RedisClock, elapsed_s
 from rqueue.wire.keys import MAIN, Keys, QueueKeys
@@ -26,8 +27,14 @@ REPLY_TIMEOUT_S: Final = 10.0
 
 _RECORD = re.compile(rb'\{"state":"[A-Z]+"')
 
+_FRESH: Final = {ord("0"): False, ord("1"): True, ord("2"): None}
+
 PROMOTE_AT_ONCE: Final = 100
 PURGE_AT_ONCE: Final = 1000
+PRUNE_AT_ONCE: Final = 1000
+CANCEL_LOOKS_AT: Final = 1000
+CANCEL_LOOKS_AT_BYTES: Final = 1024 * 1024
+SCAN_AT_ONCE: Final = 1000
 SENT_TTL_S: Final = 120  # twice the longest enqueue_timeout
 ANNOUNCE_EVERY_S: Final = 1.0
 
@@ -41,6 +48,7 @@ class Enqueued(NamedTuple):
         level: the list it goes to.
         due: '' now, '+ms' from now, or 'ms' since the epoch.
         message: its bytes.
+        lock: '' for none, or how, for how long and under which name it is locked, as ``admit.lua`` takes it.
     """
 
     id: str
@@ -48,6 +56,7 @@ class Enqueued(NamedTuple):
     level: int
     due: str
     message: bytes
+    lock: str = ""
 
 
 class Claimed(NamedTuple):
@@ -97,6 +106,32 @@ class Done(NamedTuple):
     ttl: str
 
 
+class Tick(NamedTuple):
+    """What a look at a periodic schedule brings.
+
+    Attributes:
+        name: the schedule's.
+        read: the schedule as it was read.
+        now_ms: Redis's time by which this was decided.
+        level: the list that its jobs go to.
+        after, look_ms: the schedule as it goes on, and when it is looked at then.
+        last_id: the job that must not be alive, or ''.
+        held, held_look_ms: as ``after`` and ``look_ms``, where it is alive.
+        jobs: id and message of each job.
+    """
+
+    name: str
+    read: bytes
+    now_ms: int
+    level: int
+    after: bytes
+    look_ms: int
+    last_id: str
+    held: bytes
+    held_look_ms: int
+    jobs: Sequence[tuple[str, bytes]]
+
+
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """How much a queue holds.
@@ -106,6 +141,8 @@ class Sizes:
         scheduled, running, dead: jobs.
         workers: registered ones.
         counts: jobs by the state in which they ended, of about the last day.
+        is_paused: nothing of it is claimed.
+        paused_tasks: the tasks of which nothing is started.
     """
 
     waiting: tuple[int, ...]
@@ -114,6 +151,13 @@ class Sizes:
     dead: int
     workers: int
     counts: dict[str, int]
+    is_paused: bool = False
+    paused_tasks: tuple[str, ...] = ()
+
+    @property
+    def claimable(self) -> int:
+        """Waiting jobs, as far as they may be claimed: none of a paused queue."""
+        return 0 if self.is_paused else sum(self.waiting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +248,21 @@ class Broker:
         """A new connection of its own, for a listener."""
         return Link(self.endpoint.connection, reply_timeout_s, scripts=False)
 
+    def changes(
+        self,
+        queue: str | None,
+        on_message: Callable[[bytes, bytes], None],
+        on_listening: Callable[[list[bytes]], None],
+        ping_s: float,
+    ) -> Subscription:
+        """Listen to the records of all jobs of a queue, or of all queues; the arguments are the subscription's."""
+        prefix = _escape_glob(self.keys.namespace.encode())
+        pattern = prefix + b":{%b}:result:*" % (b"*" if queue is None else queue.encode())
+        connect = self.endpoint.connection
+        subscription = Subscription(connect, on_message, on_listening, "events", ping_s, patterns=True)
+        subscription.add(pattern)
+        return subscription
+
     # Producing
 
     async def announce(self, queue: str, *, again: bool = False) -> None:
@@ -220,19 +279,44 @@ class Broker:
                 self._announced[queue] = now
 
     async def enqueue(
-        self, keys: QueueKeys, producer: str, lane: int, number: int, jobs: Sequence[Enqueued]
-    ) -> list[bool]:
+        self,
+        keys: QueueKeys,
+        producer: str,
+        lane: int,
+        number: int,
+        jobs: Sequence[Enqueued],
+        remember_s: int = SENT_TTL_S,
+    ) -> list[bool | None]:
         """Enqueue a batch in one step; false for each custom id that is alive already.
 
-        Sent again under its lane and number within a minute it changes nothing and gives the first answer.
+        None where a stop is left of an earlier job of that id: this one was not enqueued, :meth:`forget` comes first.
+
+        Sent again under its lane and number within ``remember_s`` it changes nothing and gives the first answer.
         """
-        arguments: list[Argument] = [lane, number, SENT_TTL_S]
+        arguments: list[Argument] = [lane, number, remember_s]
         for job in jobs:
             arguments += (job.id, "1" if job.is_custom else "", job.level, job.due, job.message)
         names = [keys.jobs, keys.scheduled, keys.messages, keys.sent(producer), *keys.lists]
-        names += [keys.result(job.id) for job in jobs if job.is_custom]
+        if results := [keys.result(job.id) for job in jobs if job.is_custom]:
+            names += (*results, keys.stops)
         reply = await self._run("enqueue", names, arguments)
-        return [mark == ord("1") for mark in reply]
+        return [_FRESH[mark] for mark in reply]
+
+    async def admit(
+        self, keys: QueueKeys, producer: str, lane: int, number: int, jobs: Sequence[Enqueued]
+    ) -> list[bool | str]:
+        """As :meth:`enqueue`, for a batch with locks; for a job that was not needed, the id that was there first."""
+        # A lane of its own in the memory of what was sent, so that neither verb has to read the other's answers.
+        arguments: list[Argument] = [f"locked {lane}", number, SENT_TTL_S]
+        names = [keys.jobs, keys.scheduled, keys.messages, keys.sent(producer), keys.unique, *keys.lists]
+        for job in jobs:
+            arguments += (job.id, "1" if job.is_custom else "", job.level, job.due, job.message, job.lock)
+            if job.is_custom:
+                names.append(keys.result(job.id))
+            if job.lock.startswith("throttle "):
+                names.append(keys.throttle(job.lock.rpartition(" ")[2]))
+        reply = bytes(await self._run("admit", names, arguments)).decode()
+        return [mark[1:] if mark[0] == "=" else mark == "1" for mark in reply.split(" ")]
 
     # Claiming
 
@@ -322,9 +406,21 @@ class Broker:
         except NoScript:
             return bool(await self._run("start", keys, arguments))
 
-    async def track(self, keys: QueueKeys, worker: str, job_id: str, raw: bytes, record: bytes, ttl_s: int) -> bool:
+    async def track(
+        self,
+        keys: QueueKeys,
+        worker: str,
+        job_id: str,
+        raw: bytes,
+        record: bytes,
+        ttl_s: int,
+        *,
+        is_settled_early: bool = False,
+    ) -> bool:
         """Write a running job's record; false when the claim was lost. May be repeated."""
-        return bool(await self._run("track", (keys.processing(worker), keys.result(job_id)), (raw, record, ttl_s)))
+        names = (keys.processing(worker), keys.result(job_id), keys.workers, keys.started(worker))
+        early = (worker, job_id) if is_settled_early else ("", "")
+        return bool(await self._run("track", names, (raw, record, ttl_s, *early)))
 
     # Settling
 
@@ -397,9 +493,11 @@ class Broker:
         ttl_s: int = 0,
         *,
         is_settled_early: bool = False,
+        is_parked: bool = False,
     ) -> bytes | None:
         """Put a claimed job off; None when not registered, b'0' when the claim was lost. Repeatable like ``ack``."""
         early = "1" if is_settled_early else ""
+        delay_ms = f"{_ms(delay_s)}.5" if is_parked else _ms(delay_s)
         names = (
             keys.processing(worker),
             keys.workers,
@@ -411,8 +509,37 @@ class Broker:
             keys.main,
             keys.jobs,
         )
-        arguments = (worker, lane, number, raw, job_id, message, _ms(delay_s), record, ttl_s, early)
+        arguments = (worker, lane, number, raw, job_id, message, delay_ms, record, ttl_s, early)
         reply = await self._run("retry", names, arguments)
+        return None if reply is None else bytes(reply)
+
+    async def move(
+        self,
+        keys: QueueKeys,
+        worker: str,
+        lane: int | str,
+        number: int,
+        raw: bytes,
+        job_id: str,
+        record: bytes,
+        ttl_s: int,
+        queue: str,
+    ) -> bytes | None:
+        """Let go of a claimed job that was enqueued in another queue; the reply is as in ``retry``.
+
+        Repeatable like ``ack``.
+        """
+        _check_done(Done(raw, job_id, record, str(ttl_s)))
+        names = (
+            keys.processing(worker),
+            keys.workers,
+            keys.started(worker),
+            keys.settled(worker),
+            keys.jobs,
+            keys.result(job_id),
+        )
+        short = b'{"state":"RETRY","moved":"%b"}' % queue.encode()
+        reply = await self._run("move", names, (worker, lane, number, raw, job_id, record, ttl_s, short))
         return None if reply is None else bytes(reply)
 
     async def bury(
@@ -456,13 +583,89 @@ class Broker:
         )
         return None if reply is None else bytes(reply)
 
+    async def revoke(
+        self, keys: QueueKeys, worker: str, lane: str | int, number: int, done: Done, *, is_settled_early: bool = False
+    ) -> bytes | None:
+        """Settle a claimed job that was cancelled; the reply is as in ``retry``. Repeatable like ``ack``."""
+        _check_done(done)
+        names = (
+            keys.processing(worker),
+            keys.workers,
+            keys.started(worker),
+            keys.jobs,
+            keys.settled(worker),
+            keys.counts,
+            keys.result(done.id),
+            keys.stops,
+        )
+        early = "1" if is_settled_early else ""
+        arguments: list[Argument] = [worker, lane, number, *done, early]
+        reply = await self._run("revoke", names, arguments)
+        return None if reply is None else bytes(reply)
+
     async def release(self, keys: QueueKeys, worker: str, items: Sequence[tuple[bytes, str, int]]) -> int:
         """Give claimed messages back, the last claimed first: (bytes, id or '', level). May be repeated."""
         arguments: list[Argument] = []
         for item in items:
             arguments += item
-        names = (keys.processing(worker), keys.started(worker), *keys.lists)
+        names = (keys.processing(worker), keys.started(worker), *keys.lists, keys.stops)
         return int(await self._run("release", names, arguments))
+
+    # Cancelling
+
+    async def cancel(
+        self, keys: QueueKeys, done: Done, workers: Sequence[str], level: int = MAIN
+    ) -> tuple[int, str | None]:
+        """Take a waiting job away, or mark one that a worker has; see ``cancel.lua`` for the reply.
+
+        Args:
+            keys: its queue.
+            done: its id, and the record of its end; its bytes where they are known, as they stand in a waiting list.
+            workers: the queue's workers, as :meth:`worker_names` gave them.
+            level: that list.
+
+        May be repeated: then it says 0 where the first had removed the job.
+        """
+        _check_done(done)
+        names = [keys.jobs, keys.scheduled, keys.messages, keys.stops, keys.workers, keys.result(done.id), keys.counts]
+        names += keys.lists
+        for worker in workers:
+            names += (keys.processing(worker), keys.started(worker))
+        arguments: list[Argument] = [done.id, done.record, done.ttl, done.raw, level]
+        arguments += [CANCEL_LOOKS_AT, CANCEL_LOOKS_AT_BYTES, *map(_name, workers)]
+        code, *worker_ = await self._run("cancel", names, arguments)
+        return int(code), worker_[0].decode("utf-8", "surrogateescape") if worker_ else None
+
+    async def forget(self, keys: QueueKeys, job_id: str, workers: Sequence[str]) -> int:
+        """Take away the stop of a job that has ended, and what its cancel left; see ``forget.lua``. May be repeated."""
+        names = [keys.jobs, keys.stops, keys.workers, *keys.lists, *map(keys.processing, workers)]
+        return int(await self._run("forget", names, (job_id, *map(_name, workers))))
+
+    async def take_away(self, keys: QueueKeys, raw: bytes, level: int) -> bool:
+        """Take a waiting message without an id away; false when it is not there (any more)."""
+        return bool(await _or_nothing(self._link.call(b"LREM", keys.lists[level], 1, raw), 0))
+
+    async def revoked(self, keys: QueueKeys, ids: Sequence[str]) -> set[str]:
+        """Which of these ids have a stop."""
+        if not ids:
+            return set()
+        scores = await self._link.call(b"ZMSCORE", keys.stops, *(f"job:{job_id}" for job_id in ids))
+        return {job_id for job_id, score in zip(ids, scores, strict=True) if score is not None}
+
+    async def stale_stops(self, keys: QueueKeys, limit: int) -> list[str]:
+        """Ids that have a stop and are not alive, while nothing waits in the queue: nobody else would forget them."""
+        found = await self._link.call(b"ZRANGEBYLEX", keys.stops, b"[job:", b"(job;", b"LIMIT", 0, limit)
+        if not found or await self._link.call(b"EXISTS", *keys.lists):
+            return []
+        ids = [member.removeprefix(b"job:") for member in found]
+        alive = await self._link.call(b"SMISMEMBER", keys.jobs, *ids)
+        return [job_id.decode() for job_id, is_alive in zip(ids, alive, strict=True) if not is_alive]
+
+    async def worker_names(self, keys: QueueKeys) -> list[str]:
+        """The ids of the queue's registered workers."""
+        return [
+            name.decode("utf-8", "surrogateescape") for name in await self._link.call(b"ZRANGE", keys.workers, 0, -1)
+        ]
 
     # Workers
 
@@ -518,6 +721,7 @@ class Broker:
             keys.card(worker),
             *keys.lists,
             keys.jobs,
+            keys.stops,
         )
         return int(await self._run("reap", names, arguments))
 
@@ -537,9 +741,113 @@ class Broker:
 
     async def promote(self, keys: QueueKeys) -> tuple[int, int | None]:
         """Move due jobs to their lists; how many, and ms until the next is due. May be repeated."""
-        names = (keys.scheduled, keys.messages, *keys.lists)
+        names = (keys.scheduled, keys.messages, *keys.lists, keys.stops)
         moved, due = await self._run("promote", names, (PROMOTE_AT_ONCE,))
         return moved, None if due < 0 else due
+
+    # Locks
+
+    async def unlock(self, keys: QueueKeys, locks: Sequence[tuple[str, str]], *, if_ended: bool) -> int:
+        """Give up locks: (name, id of the job); how many still were those jobs'. May be repeated.
+
+        Args:
+            keys: the queue.
+            locks: the locks.
+            if_ended: only those whose job has ended: it may be alive again, under the same id and lock.
+        """
+        arguments = ["1" if if_ended else "", *(word for lock in locks for word in lock)]
+        return int(await self._run("unlock", (keys.unique, keys.jobs), arguments))
+
+    async def prune(self, keys: QueueKeys, cursor: int = 0) -> int:
+        """Throw away a page of the locks whose jobs have ended; the next page's cursor, 0 at the end."""
+        return int(await self._run("prune", (keys.unique, keys.jobs), (cursor, PRUNE_AT_ONCE)))
+
+    # Periodic schedules
+
+    async def tick(self, keys: QueueKeys, tick: Tick) -> int:
+        """Enqueue what a schedule brings now; the outcome is as in ``tick.lua``. May be repeated: it happens once."""
+        arguments: list[Argument] = [tick.name, tick.read, tick.now_ms, tick.level, tick.after, tick.look_ms]
+        arguments += [tick.last_id, tick.held, tick.held_look_ms]
+        for job in tick.jobs:
+            arguments += job
+        names = [keys.periodic, keys.entries, keys.jobs, *keys.lists, *(keys.result(job_id) for job_id, _ in tick.jobs)]
+        return int(await self._run("tick", names, arguments))
+
+    async def plan(self, keys: QueueKeys, name: str, read: bytes, entry: bytes, look_ms: int | None) -> bool:
+        """Write a schedule in place of the one that was read, b'' for none; false when that has changed meanwhile.
+
+        It is looked at at that time, or never. May be repeated.
+        """
+        look: Argument = "" if look_ms is None else look_ms
+        return bool(await self._run("plan", (keys.periodic, keys.entries), (name, read, entry, look)))
+
+    async def next_look(self, keys: QueueKeys) -> int | None:
+        """When the queue's first schedule is looked at, in ms since the epoch; None without schedules."""
+        first = await self._link.call(b"ZRANGE", keys.periodic, 0, 0, b"WITHSCORES")
+        return int(float(first[1])) if first else None
+
+    async def ticking(self, keys: QueueKeys, now_ms: int) -> dict[str, bytes]:
+        """The schedules to look at now, at most a hundred, the first first; b'' where only the name is left."""
+        names = await self._link.call(b"ZRANGEBYSCORE", keys.periodic, b"-inf", now_ms, b"LIMIT", 0, 100)
+        entries = await self._link.call(b"HMGET", keys.entries, *names) if names else []
+        return {name.decode(): entry or b"" for name, entry in zip(names, entries, strict=True)}
+
+    async def schedules(self, keys: QueueKeys) -> dict[str, bytes]:
+        """The queue's schedules by name."""
+        flat = await self._link.call(b"HGETALL", keys.entries)
+        return {flat[index].decode(): flat[index + 1] for index in range(0, len(flat), 2)}
+
+    async def schedule(self, keys: QueueKeys, name: str) -> bytes:
+        """One schedule; b'' when there is none."""
+        return bytes(await self._link.call(b"HGET", keys.entries, name) or b"")
+
+    # Pausing
+
+    async def declare(self, field: str) -> bool:
+        """Write down what is paused: ``all``, ``queue:<name>``, ``task:<name>``; false when it was. May be repeated."""
+        return bool(await self._run("declare", (self.keys.paused,), (field,)))
+
+    async def declared(self) -> dict[str, int]:
+        """What is paused, and since when in ms since the epoch."""
+        flat = await self._link.call(b"HGETALL", self.keys.paused)
+        names = (name.decode("utf-8", "surrogateescape") for name in flat[::2])
+        return {name: int(since) for name, since in zip(names, flat[1::2], strict=True)}
+
+    async def withdraw(self, field: str) -> bool:
+        """Undo :meth:`declare`; false when it was not written down. May be repeated."""
+        return bool(await self._link.call(b"HDEL", self.keys.paused, field))
+
+    async def pause(self, keys: QueueKeys, what: str) -> bool:
+        """Let no more of the queue (``queue`` or ``all``) or of a task in it (``task:<name>``) run. May be repeated.
+
+        Of a queue nothing more is claimed from then on. False when it was paused already.
+        """
+        return bool(await self._run("pause", (keys.stops, keys.workers, keys.main), (what,)))
+
+    async def resume(self, keys: QueueKeys, what: str) -> bool:
+        """Undo :meth:`pause`; false when it was not paused. May be repeated."""
+        return bool(await self._run("resume", (keys.stops, keys.workers, keys.main), (what,)))
+
+    async def parked(self, keys: QueueKeys) -> list[str]:
+        """The ids of the jobs that were put off since their task is paused, in the order in which they come back."""
+        found: dict[str, float] = {}
+        cursor: Argument = 0
+        while True:
+            cursor, flat = await self._link.call(b"ZSCAN", keys.scheduled, cursor, b"COUNT", SCAN_AT_ONCE)
+            for job_id, due in zip(flat[::2], flat[1::2], strict=True):
+                if not float(due).is_integer():
+                    found[job_id.decode()] = float(due)
+            if not int(cursor):
+                return sorted(found, key=lambda job_id: (found[job_id], job_id))
+
+    async def messages_of(self, keys: QueueKeys, ids: Sequence[str]) -> list[bytes | None]:
+        """The messages of scheduled jobs; None for those that are not scheduled (any more)."""
+        return list(await self._link.call(b"HMGET", keys.messages, *ids))
+
+    async def unpark(self, keys: QueueKeys, jobs: Sequence[tuple[str, int]]) -> int:
+        """Make parked jobs due: (id, how many ms ago). How many were still parked. May be repeated."""
+        arguments: list[Argument] = [part for job in jobs for part in job]
+        return int(await self._run("unpark", (keys.scheduled, keys.main), arguments))
 
     # Dead letters and waiting jobs
 
@@ -558,9 +866,17 @@ class Broker:
     async def revive(
         self, keys: QueueKeys, letter_id: str, letter: bytes, job_id: str, message: bytes, level: int
     ) -> int:
-        """Make a dead letter a waiting job: 1 done, 0 the letter has gone or changed, 2 the id is alive."""
-        names = (keys.dead, keys.letters, keys.jobs, keys.result(job_id), *keys.lists)
+        """Make a dead letter a waiting job: 1 done, 0 the letter has gone or changed, 2 the id is alive.
+
+        3 where a stop is left of an earlier job of that id: :meth:`forget` comes first. The message need not be the
+        letter's own.
+        """
+        names = (keys.dead, keys.letters, keys.jobs, keys.result(job_id), *keys.lists, keys.stops)
         return int(await self._run("revive", names, (letter_id, letter, job_id, message, level)))
+
+    async def edit(self, keys: QueueKeys, letter_id: str, letter: bytes, changed: bytes) -> bool:
+        """Put another letter in a dead letter's place; false when that has gone or has changed. May be repeated."""
+        return bool(await self._run("edit", (keys.letters,), (letter_id, letter, changed)))
 
     async def discard_old(self, keys: QueueKeys, keep_s: float) -> int:
         """Throw away up to 1,000 dead letters that are older than that; how many were."""
@@ -575,7 +891,7 @@ class Broker:
 
     async def purge(self, keys: QueueKeys) -> int:
         """Throw away up to 1,000 waiting jobs; how many were."""
-        return int(await self._run("purge", (keys.jobs, *keys.lists), (PURGE_AT_ONCE,)))
+        return int(await self._run("purge", (keys.jobs, *keys.lists, keys.stops), (PURGE_AT_ONCE,)))
 
     # Looking
 
@@ -614,8 +930,10 @@ class Broker:
             self._link.call(b"ZCARD", keys.dead),
             self._link.call(b"HGETALL", keys.counts),
             self._link.call(b"ZRANGE", keys.workers, 0, -1),
+            self._link.call(b"ZMSCORE", keys.stops, b"queue", b"all"),
+            self._link.call(b"ZRANGEBYLEX", keys.stops, b"[task:", b"(task;"),
         ]
-        tokens, *waiting, scheduled, dead, counts, workers = await _all(asked)
+        tokens, *waiting, scheduled, dead, counts, workers, pauses, tasks = await _all(asked)
         waiting[MAIN] = max(0, waiting[MAIN] - len(tokens))
         processing = [keys.processing(worker.decode("utf-8", "surrogateescape")) for worker in workers]
         heads = asyncio.gather(*(_or_nothing(self._link.call(b"LINDEX", name, 0), None) for name in processing))
@@ -628,6 +946,8 @@ class Broker:
             dead=dead,
             workers=len(workers),
             counts={counts[index].decode(): int(counts[index + 1]) for index in range(0, len(counts), 2)},
+            is_paused=pauses != [None, None],
+            paused_tasks=tuple(_task_names(tasks)),
         )
 
     async def workers(self, keys: QueueKeys) -> list[tuple[str, float, bytes | None]]:
@@ -646,6 +966,25 @@ class Broker:
         """The queue's next scheduled jobs: id, and when it is due in ms since the epoch."""
         flat = await self._link.call(b"ZRANGE", keys.scheduled, 0, limit - 1, b"WITHSCORES")
         return [(name.decode(), int(float(due))) for name, due in zip(flat[::2], flat[1::2], strict=True)]
+
+    async def scheduled_messages(self, keys: QueueKeys, cursor: int) -> tuple[int, list[bytes]]:
+        """One step through the messages of the scheduled jobs; the cursor to go on with is 0 at the end."""
+        cursor, flat = await self._link.call(b"HSCAN", keys.messages, cursor, b"COUNT", 100)
+        return int(cursor), list(flat[1::2])
+
+    async def waiting(self, keys: QueueKeys, level: int, start: int, count: int) -> list[bytes]:
+        """Some messages of a waiting list, the newest first, tokens among them."""
+        part = self._link.call(b"LRANGE", keys.lists[level], start, start + count - 1)
+        return list(await _or_nothing(part, []))
+
+    async def length(self, keys: QueueKeys, level: int) -> int:
+        """How many there are in a waiting list, tokens included."""
+        return int(await _or_nothing(self._link.call(b"LLEN", keys.lists[level]), 0))
+
+    async def claimed(self, keys: QueueKeys, worker: str) -> list[bytes]:
+        """All messages that a worker has claimed, the last claimed first."""
+        found = await _or_nothing(self._link.call(b"LRANGE", keys.processing(worker), 0, -1), [])
+        return [raw for raw in found if raw != TOKEN]
 
     async def publish(self, channel: bytes, data: bytes) -> int:
         """Say something on a channel; how many heard it."""
@@ -707,9 +1046,18 @@ async def _all(calls: Sequence[asyncio.Future[Reply]]) -> list[Any]:
     return replies
 
 
+def _name(worker: str) -> bytes:
+    """A worker's name as it stands in keys and sets, whatever somebody has put there."""
+    return worker.encode("utf-8", "surrogateescape")
+
+
 def _stopped(queue: int, is_paused: int, tasks: list[bytes], revoked: list[bytes]) -> Stopped:
-    names = (name.decode("utf-8", "surrogateescape").removeprefix("task:") for name in tasks)
-    return Stopped(queue, bool(is_paused), frozenset(names), frozenset(job_id.decode() for job_id in revoked))
+    ids = frozenset(job_id.decode() for job_id in revoked)
+    return Stopped(queue, bool(is_paused), frozenset(_task_names(tasks)), ids)
+
+
+def _task_names(stops: Sequence[bytes]) -> list[str]:
+    return [name.decode("utf-8", "surrogateescape").removeprefix("task:") for name in stops]
 
 
 def _known(is_alive: Any, due: Any, record: Any, is_dead: Any) -> Known | BrokerError:
@@ -759,6 +1107,7 @@ __all__ = [
     "ReplyLost",
     "Sizes",
     "Stopped",
+    "Tick",
     "fingerprint",
     "renewal",
 ]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hashlib import sha1
 from importlib import resources
 
-from rqueue.wire.state import LIFECYCLE, VERBS_WITHOUT_SCRIPT, WORKER_VERBS
+from rqueue.wire.state import LIFECYCLE, OTHER_VERBS, VERBS_WITHOUT_SCRIPT, WORKER_VERBS
 
 _SCHEMA_LINE = re.compile(r"^-- (?:KEYS|ARGV)\[.*", re.MULTILINE)
 _DECLARED = re.compile(r"(KEYS|ARGV)\[(\d+)(\.\.)?(\d*)\]")
@@ -68,5 +68,5 @@ def moved(script: Script, clock: bytes) -> Script:
     return Script(script.verb, source, sha1(source, usedforsecurity=False).hexdigest().encode())
 
 
-VERBS = sorted(({move.verb for move in LIFECYCLE} | set(WORKER_VERBS)) - VERBS_WITHOUT_SCRIPT)
+VERBS = sorted(({move.verb for move in LIFECYCLE} | {*WORKER_VERBS, *OTHER_VERBS}) - VERBS_WITHOUT_SCRIPT)
 SCRIPTS = {verb: _load(verb) for verb in VERBS}

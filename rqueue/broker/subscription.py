@@ -27,6 +27,7 @@ class Subscription:
         name: what is listened for, for the log.
         ping_s: after so many silent seconds the server is asked whether it is still there, and has as many to answer:
             for those who would not miss what they do not hear. None: never.
+        patterns: what is added are patterns; each message comes with the channel that matched.
     """
 
     def __init__(
@@ -36,11 +37,14 @@ class Subscription:
         on_listening: Callable[[list[bytes]], None],
         name: str = "results",
         ping_s: float | None = None,
+        *,
+        patterns: bool = False,
     ) -> None:
         self._new_connection = connect
         self._on_message = on_message
         self._on_listening = on_listening
         self._name, self._ping_s = name, ping_s
+        self._prefix = b"P" if patterns else b""
         self._wanted: set[bytes] = set()
         self._changed: dict[bytes, bool] = {}
         self._has_changed = asyncio.Event()
@@ -95,9 +99,9 @@ class Subscription:
             changed, self._changed = self._changed, {}
             commands: list[tuple[Argument, ...]] = []
             if added := [channel for channel, wanted in changed.items() if wanted]:
-                commands.append((b"SUBSCRIBE", *added))
+                commands.append((self._prefix + b"SUBSCRIBE", *added))
             if removed := [channel for channel, wanted in changed.items() if not wanted]:
-                commands.append((b"UNSUBSCRIBE", *removed))
+                commands.append((self._prefix + b"UNSUBSCRIBE", *removed))
             try:
                 await connection.send_packed_command(map(pack, commands), check_health=False)
             except (redis.exceptions.RedisError, OSError):
@@ -115,12 +119,12 @@ class Subscription:
                 await connection.send_packed_command([pack((b"PING",))], check_health=False)
                 continue
             is_asked = False
-            if len(response) != 3:  # a pong
+            if len(response) < 3:  # a pong
                 continue
-            kind, channel, payload = response
-            if kind == b"message":
+            kind, *_, channel, payload = response  # a pattern's message has the pattern before the channel
+            if kind in (b"message", b"pmessage"):
                 self._on_message(channel, payload)
-            elif kind == b"subscribe":
+            elif kind in (b"subscribe", b"psubscribe"):
                 self._is_heard = True
                 if not listening:
                     asyncio.get_running_loop().call_soon(self._report, listening)

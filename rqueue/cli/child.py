@@ -14,6 +14,7 @@ import socket
 import sys
 from typing import Any, Final
 
+from rqueue.app import RQueue
 from rqueue.cli.exits import Code, code_of
 from rqueue.cli.process import WorkerProcess, load
 from rqueue.errors import ConfigError, RQueueError
@@ -73,6 +74,8 @@ class Supervised:
             self._process.stop_to(message["stop"])
         if "lease" in message and worker is not None and worker.id == message["lease"]:  # a new worker has another id
             worker.lease_told(message["lease"], message["sent_s"], message["is_registered"])
+        if "ended" in message and worker is not None:
+            worker.told_of_end(message["ended"])
         if (waiting := self._answers.pop(message.get("answer", -1), None)) is not None and not waiting.done():
             waiting.set_result(message["value"])
 
@@ -129,14 +132,17 @@ def main(arguments: list[str]) -> int:
     except EOFError:
         return Code.FAILED  # the supervisor has ended meanwhile
     try:
-        process = _prepare(settings, channel, board)
+        app, process = _prepare(settings, channel, board)
     except RQueueError as exc:
         print(f"rqueue: {exc}", file=sys.stderr)  # noqa: T201 - as the command itself would say it
         return code_of(exc)
-    return process.run()
+    app.signals.worker_process_init.send(None)
+    code = process.run()
+    app.signals.worker_process_shutdown.send(None, pid=os.getpid(), exitcode=code)
+    return code
 
 
-def _prepare(settings: ProcessSettings, channel: Channel, board: Board) -> WorkerProcess:
+def _prepare(settings: ProcessSettings, channel: Channel, board: Board) -> tuple[RQueue, WorkerProcess]:
     """Load the app, and tell the supervisor what it needs to know of it.
 
     Raises:
@@ -145,7 +151,7 @@ def _prepare(settings: ProcessSettings, channel: Channel, board: Board) -> Worke
     app, config = load(settings)
     channel.tell_now({"app": introduction(app, config)})
     parent = Supervised(channel, board, keeps_lease=config.pool == "prefork", standby=settings.standby)
-    return WorkerProcess(lambda: Worker(app, config, parent), app.endpoint.shown, config.pool, parent.watch)
+    return app, WorkerProcess(lambda: Worker(app, config, parent), app.endpoint.shown, config.pool, parent.watch)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Action(StrEnum):
     CANCEL = "cancel"
 
 
-_OPTIONAL: Final = ("n", "hard")
+_OPTIONAL: Final = ("n", "hard", "terminate")
 """Arguments that may be left out: the worker knows their default."""
 
 
@@ -52,7 +52,7 @@ def control(
     shutdown: stop, as at a SIGTERM. pool_grow [N], pool_shrink [N]: run N more or fewer jobs at once (1).
     add_consumer QUEUE, cancel_consumer QUEUE: serve a queue, or no longer. rate_limit TASK RATE: start no more jobs
     of a task on each worker than 10/s, 100/m or 5/h; 0 or none lifts it. time_limit TASK SOFT [HARD]: seconds, or
-    none. cancel ID: interrupt a running job.
+    none. cancel ID [true]: interrupt a running job, or end it with its process; rqueue cancel also cancels what waits.
     """
     args = read_arguments(action, arguments or ())
     ask(find_client(app, url, namespace), action, args, destination, timeout, json=json)
@@ -64,7 +64,7 @@ def read_arguments(action: str, given: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: there are too many or too few, or one is wrong.
     """
-    names = CONTROL[action]
+    names = [name for name in CONTROL[action] if (action, name) != (Action.CANCEL, "queue")]
     needed = [name for name in names if name not in _OPTIONAL]
     if not len(needed) <= len(given) <= len(names):
         usage = " ".join(f"[{name.upper()}]" if name in _OPTIONAL else name.upper() for name in names)
@@ -88,6 +88,10 @@ def _read(name: str, text: str) -> Any:
         check_queue_name(text)
     elif name == "id":
         check_job_id(text)
+    elif name == "terminate":
+        if text not in ("true", "false"):
+            raise ConfigError(f"terminate {text!r}: true or false")
+        return text == "true"
     return text
 
 

@@ -15,6 +15,7 @@ from rqueue.errors import (
     MessageTooLarge,
     MissingDependency,
     RQueueError,
+    ScheduleNotFound,
     WaitTimeout,
 )
 
@@ -41,6 +42,7 @@ MEANINGS: Final = (
 # The first that fits counts: a subclass stands before its parent.
 _CODES: Final[tuple[tuple[type[RQueueError], Code], ...]] = (
     (JobNotFound, Code.NOT_FOUND),
+    (ScheduleNotFound, Code.NOT_FOUND),
     (WaitTimeout, Code.TIMEOUT),
     (JobError, Code.FAILED),
     (BrokerError, Code.REDIS),

@@ -76,7 +76,7 @@ def enqueue(
     """
     given = {"queue": queue, "priority": priority, "countdown": countdown, "expires": expires, "job_id": job_id}
     call = CallOptions.of({name: value for name, value in given.items() if value is not None})
-    positional, named = _arguments(args, list), _arguments(kwargs, dict)
+    positional, named = read_arguments(args, list), read_arguments(kwargs, dict)
     client = bare(url, namespace) if by_name else find_app_or_bare(app, url, namespace)
     signature = Signature(_known(client, task), tuple(positional), named, call)
     try:
@@ -192,7 +192,7 @@ def _elsewhere(*args: Any, **kwargs: Any) -> Any:
     raise NotImplementedError(args, kwargs)
 
 
-def _arguments(text: str, kind: type[list[Any] | dict[str, Any]]) -> Any:
+def read_arguments(text: str, kind: type[list[Any] | dict[str, Any]]) -> Any:
     """Arguments from JSON; the standard library keeps integers exact, where others make floats of long ones."""
     wanted = "a JSON list, for example '[1, 2]'" if kind is list else "a JSON object, for example '{\"a\": 1}'"
     try:

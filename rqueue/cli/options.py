@@ -38,7 +38,22 @@ TaskFilter = Annotated[str | None, typer.Option("--task", envvar="RQUEUE_TASK", 
 ReasonFilter = Annotated[
     str | None,
     typer.Option(
-        "--reason", envvar="RQUEUE_REASON", help="Only this reason: failed, malformed, 'unknown task', 'worker lost', …"
+        "--reason",
+        envvar="RQUEUE_REASON",
+        help="Only this reason: failed, rejected, malformed, 'unknown task', 'worker lost', …",
     ),
 ]
 All = Annotated[bool, typer.Option("--all", envvar="RQUEUE_ALL", help="All dead letters that match.")]
+ErrorFilter = Annotated[
+    str | None, typer.Option("--error", envvar="RQUEUE_ERROR", metavar="TEXT", help="Only with this text in the error.")
+]
+OlderThan = Annotated[
+    str | None,
+    typer.Option(
+        "--older-than", envvar="RQUEUE_OLDER_THAN", metavar="AGE", help="Only what died longer ago: 90s, 15m, 3h, 7d."
+    ),
+]
+NewerThan = Annotated[
+    str | None,
+    typer.Option("--newer-than", envvar="RQUEUE_NEWER_THAN", metavar="AGE", help="Only what died less long ago."),
+]

@@ -8,11 +8,14 @@ import typer
 from typer.core import TyperGroup
 
 from rqueue import __version__
-from rqueue.cli import dead, demo, jobs, queues
+from rqueue.cli import dead, demo, jobs, queues, schedule
+from rqueue.cli.cancel import cancel
 from rqueue.cli.control import control
+from rqueue.cli.events import events
 from rqueue.cli.exits import MEANINGS, code_of, fail
 from rqueue.cli.health import health
 from rqueue.cli.inspect import inspect
+from rqueue.cli.pause import pause, resume
 from rqueue.cli.status import status
 from rqueue.cli.top import top
 from rqueue.cli.worker import worker
@@ -60,16 +63,21 @@ for _command in (
     worker,
     jobs.enqueue,
     jobs.result,
+    cancel,
     queues.queues,
     queues.workers,
     status,
     top,
+    events,
     inspect,
     control,
+    pause,
+    resume,
     health,
 ):
     program.command(epilog=MEANINGS)(_command)
 program.add_typer(dead.commands, name="dead")
+program.add_typer(schedule.commands, name="schedule")
 program.command(epilog=MEANINGS)(queues.purge)
 program.command(epilog=MEANINGS)(demo.demo)
 

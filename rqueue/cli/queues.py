@@ -29,7 +29,7 @@ def queues(
         ("queue", " waiting", "of these by priority", " scheduled", " running", " dead", " workers", "ended of late"),
         (
             (
-                status.name,
+                status.shown,
                 status.waiting_total,
                 " ".join(f"{level}:{count}" for level, count in _priorities(status)),
                 status.scheduled,

@@ -11,7 +11,9 @@ import typer
 from rqueue.cli import options
 from rqueue.cli.lookup import find_client
 from rqueue.cli.output import run, show_json, show_table
+from rqueue.cli.pause import documents
 from rqueue.client.admin import Admin, WorkerStatus
+from rqueue.client.pauses import Pause
 
 COLUMNS = ("worker", "state", " running", "queues", " done", " stalls", " heartbeat")
 
@@ -19,13 +21,20 @@ COLUMNS = ("worker", "state", " running", "queues", " done", " stalls", " heartb
 def status(
     app: options.App = None, url: options.Url = None, namespace: options.Namespace = None, json: options.Json = False
 ) -> None:
-    """Show every worker in a line: what it runs, serves and has done, and when it was last heard of."""
+    """Show every worker in a line: what it runs, serves and has done, when it was last heard of; and what is paused."""
     client = find_client(app, url, namespace)
-    found = run(client, Admin(client).workers)
+
+    async def look() -> tuple[list[WorkerStatus], list[Pause]]:
+        return await Admin(client).workers(), await client.paused()
+
+    found, paused = run(client, look)
     if json:
-        show_json({"workers": [{**asdict(each), "state": state_of(each)} for each in found], "total": totals(found)})
+        workers = [{**asdict(each), "state": state_of(each)} for each in found]
+        show_json({"workers": workers, "total": totals(found), "paused": documents(paused)})
         return
     show_table(f"workers at {client.endpoint.shown}", COLUMNS, [row(each) for each in found])
+    for each in paused:
+        typer.echo(f"paused: {each} since {each.since:%Y-%m-%d %H:%M:%SZ}")
     typer.echo(summary(found))
 
 

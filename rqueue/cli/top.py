@@ -112,7 +112,7 @@ def _queue_row(queue: QueueStatus, seen: Snapshot, before: Snapshot | None) -> t
         failed = queue.counts.get("FAILURE", 0) - past.counts.get("FAILURE", 0)
         rates = tuple(f"{max(0, each) / gone_s:.1f}" for each in (ended, failed))
     sizes = (queue.waiting_total, queue.scheduled, queue.running, queue.dead, queue.workers)
-    return queue.name, *sizes, *rates
+    return queue.shown, *sizes, *rates
 
 
 def _job_row(each: tuple[str, dict[str, Any]]) -> tuple[Any, ...]:

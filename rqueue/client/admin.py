@@ -8,24 +8,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import orjson
 
 from rqueue.broker.broker import Broker
-from rqueue.client.client import Client
-from rqueue.errors import MalformedMessage
+from rqueue.client.letters import ChangeKwargs, Changes, FilterKwargs, LetterFilter, with_message
+from rqueue.client.stops import forget
+from rqueue.errors import ConfigError, MalformedMessage
 from rqueue.wire.keys import QueueKeys
 from rqueue.wire.message import Call, Message
 from rqueue.wire.record import Letter
+
+if TYPE_CHECKING:
+    from rqueue.client.client import Client
 
 _PAGE: Final = 100
 """Dead letters read at once: each may have a megabyte."""
 
 _DISCARD: Final = 1000
+_NO_CHANGES: Final = Changes()
 _REVIVE_ANSWERS: Final = ("missing", "waiting", "alive")
+_MET_A_STOP: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,8 @@ class QueueStatus:
         dead: dead letters.
         workers: registered workers.
         counts: jobs by the state in which they ended, of about the last day.
+        is_paused: nothing of it is claimed.
+        paused_tasks: the tasks of which nothing is started.
     """
 
     name: str
@@ -49,6 +57,13 @@ class QueueStatus:
     dead: int
     workers: int
     counts: dict[str, int]
+    is_paused: bool = False
+    paused_tasks: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """Its name, marked where it is paused."""
+        return f"{self.name} (paused)" if self.is_paused else self.name
 
     @property
     def waiting_total(self) -> int:
@@ -107,10 +122,25 @@ class DeadLetter:
     Attributes:
         queue: the queue.
         letter: the letter.
+        data: its bytes as they are stored: what an edit is compared with.
     """
 
     queue: str
     letter: Letter
+    data: bytes = field(default=b"", compare=False, repr=False)
+
+    @property
+    def attempts(self) -> int:
+        """How often it was started: its first run, its retries, and the runs that ended with their worker."""
+        return 1 + self.letter.retries + self.letter.losses
+
+    @property
+    def call(self) -> Call | None:
+        """What its message asks for; None when it cannot be read."""
+        try:
+            return Call.decode(Message.parse(self.letter.raw).body)
+        except MalformedMessage:
+            return None
 
     @property
     def message(self) -> Message | None:
@@ -165,7 +195,17 @@ class Admin:
             ConfigError: it is not a queue's name.
         """
         sizes = await self._broker.sizes(self._client.keys.queue(name))
-        return QueueStatus(name, sizes.waiting, sizes.scheduled, sizes.running, sizes.dead, sizes.workers, sizes.counts)
+        return QueueStatus(
+            name,
+            sizes.waiting,
+            sizes.scheduled,
+            sizes.running,
+            sizes.dead,
+            sizes.workers,
+            sizes.counts,
+            sizes.is_paused,
+            sizes.paused_tasks,
+        )
 
     async def workers(self) -> list[WorkerStatus]:
         """Every registered worker, once for all its queues."""
@@ -189,64 +229,106 @@ class Admin:
     # Dead letters
 
     async def dead(
-        self, queue: str | None = None, limit: int = 100, *, task: str | None = None, reason: str | None = None
+        self, queue: str | None = None, limit: int = 100, *, offset: int = 0, **which: Unpack[FilterKwargs]
     ) -> list[DeadLetter]:
         """Dead letters, the newest of each queue first.
 
         Args:
             queue: only of this queue.
             limit: so many at most.
-            task: only of this task.
-            reason: only those with this reason, ``worker lost`` for example.
+            offset: without the first so many that match.
+            **which: only these; see :class:`~rqueue.client.letters.LetterFilter`.
         """
         found: list[DeadLetter] = []
         for keys in await self._queues(queue):
-            async with aclosing(self._walk(keys, task, reason)) as letters:
-                async for letter in letters:
-                    if len(found) == limit:
-                        return found
-                    found.append(DeadLetter(keys.name, letter))
-        return found
+            async with aclosing(self._walk(keys, LetterFilter(**which))) as letters:
+                async for dead in letters:
+                    if len(found) == offset + limit:
+                        return found[offset:]
+                    found.append(dead)
+        return found[offset:]
 
     async def dead_letter(self, job_id: str) -> DeadLetter | None:
         """The dead letter of that id, or None."""
         queues = await self._queues(None)
         letters = await asyncio.gather(*(self._broker.letter(keys, job_id) for keys in queues))
         found = [(keys, data) for keys, data in zip(queues, letters, strict=True) if data is not None]
-        return DeadLetter(found[0][0].name, _letter(found[0][1], job_id)) if found else None
+        return DeadLetter(found[0][0].name, _letter(found[0][1], job_id), found[0][1]) if found else None
 
     async def dead_retry(
         self,
         ids: Sequence[str] = (),
         *,
         queue: str | None = None,
-        task: str | None = None,
-        reason: str | None = None,
+        changes: Changes = _NO_CHANGES,
+        **which: Unpack[FilterKwargs],
     ) -> Retried:
         """Make dead letters waiting jobs again, under their ids and with all their retries.
 
         Args:
             ids: these; without ids, all that match. A job that dies again meanwhile is not tried twice.
             queue: only of this queue.
-            task: only of this task.
-            reason: only those with this reason.
+            changes: what is different from now on: priority, limits, arguments.
+            **which: only these; see :class:`~rqueue.client.letters.LetterFilter`.
+
+        Raises:
+            ConfigError, TypeError, MessageTooLarge: a change is wrong; the letter that it was for stays.
         """
-        places, missing = await self._choose(ids, queue, task, reason)
+        if changes.expires is not ...:
+            await self._broker.sync_clock()
+        places, missing = await self._choose(ids, queue, LetterFilter(**which))
         sorted_: dict[str, list[str]] = {"waiting": [], "alive": [], "unreadable": [], "missing": missing}
         for keys, job_id in places:
-            sorted_[await self._revive(keys, job_id)].append(job_id)
+            sorted_[await self._revive(keys, job_id, changes)].append(job_id)
         return Retried(**{name: tuple(each) for name, each in sorted_.items()})
+
+    async def dead_edit(self, letter: str | DeadLetter, *, retry: bool = False, **changes: Unpack[ChangeKwargs]) -> str:
+        """Change a dead letter's message, and keep the letter, or make it a waiting job again in the same step.
+
+        Fields of the message that are not named stay as they are, also those that rqueue does not know.
+
+        Args:
+            letter: its id, or a letter that was read: if it has changed since, nothing is done.
+            retry: make it a waiting job, with its errors forgotten.
+            **changes: see :class:`~rqueue.client.letters.Changes`.
+
+        Returns:
+            ``edited``, ``waiting``, ``alive`` (a job of that id is alive; the letter stays as it was), ``unreadable``
+            (its message is none), or ``missing`` (there is no such letter, or it has changed).
+
+        Raises:
+            ConfigError: a value is wrong, or nothing is to be done.
+            TypeError: an argument is not JSON, or not one that the task takes.
+            MessageTooLarge: the message would be over ``max_message_bytes``.
+        """
+        wanted = Changes(**changes)
+        if wanted.are_none and not retry:
+            raise ConfigError("nothing is to be changed")
+        found = letter if isinstance(letter, DeadLetter) else await self.dead_letter(letter)
+        if found is None:
+            return "missing"
+        try:
+            message = Message.parse(found.letter.raw)
+        except MalformedMessage:
+            return "unreadable"
+        if wanted.expires is not ...:
+            await self._broker.sync_clock()
+        changed = self._changed(message.changed(id=message.header.id or found.letter.id), wanted)
+        keys, letter_id = self._client.keys.queue(found.queue), found.letter.id
+        if not retry:
+            is_done = await self._broker.edit(keys, letter_id, found.data, with_message(found.data, changed))
+            return "edited" if is_done else "missing"
+        return await self._wait_again(keys, letter_id, found.data, changed.changed(retries=0, losses=0, since=0))
 
     async def dead_purge(
         self,
         ids: Sequence[str] = (),
         *,
         queue: str | None = None,
-        task: str | None = None,
-        reason: str | None = None,
+        **which: Unpack[FilterKwargs],
     ) -> int:
         """Throw dead letters away; how many were. Arguments as in :meth:`dead_retry`."""
-        places, _ = await self._choose(ids, queue, task, reason)
+        places, _ = await self._choose(ids, queue, LetterFilter(**which))
         gone = 0
         for name, group in groupby(places, key=lambda place: place[0].name):
             chosen = [job_id for _, job_id in group]
@@ -262,25 +344,35 @@ class Admin:
         names = [name] if name is not None else await self._broker.queues()
         return [self._client.keys.queue(each) for each in names]
 
-    async def _walk(self, keys: QueueKeys, task: str | None, reason: str | None) -> AsyncGenerator[Letter, None]:
+    async def _walk(self, keys: QueueKeys, which: LetterFilter) -> AsyncGenerator[DeadLetter, None]:
         """The letters of one queue that match; one that moves to another page meanwhile comes once."""
+        now_ms = await self._now_ms(which)
         seen: set[str] = set()
         offset = 0
         while page := await self._broker.dead(keys, _PAGE, offset):
             offset += len(page)
-            for letter in map(_letter, page):
-                if letter.id not in seen and _matches(letter, task, reason):
+            for data in page:
+                letter = _letter(data)
+                if letter.id not in seen and which.matches(letter, now_ms):
                     seen.add(letter.id)
-                    yield letter
+                    yield DeadLetter(keys.name, letter, data)
+
+    async def _now_ms(self, which: LetterFilter) -> int:
+        """Redis's time, where a filter needs it."""
+        if not which.has_age:
+            return 0
+        await self._broker.sync_clock()
+        return self._broker.clock.now_ms()
 
     async def _choose(
-        self, ids: Sequence[str], queue: str | None, task: str | None, reason: str | None
+        self, ids: Sequence[str], queue: str | None, which: LetterFilter
     ) -> tuple[list[Place], list[str]]:
         """Where the letters are that are meant, and which of the ids are of no letter that matches."""
         queues = await self._queues(queue)
         if not ids:
             # All of them are noted first: a job that is retried and dies again at once is a new letter, and stays.
-            return [(keys, letter.id) for keys in queues async for letter in self._walk(keys, task, reason)], []
+            return [(keys, dead.letter.id) for keys in queues async for dead in self._walk(keys, which)], []
+        now_ms = await self._now_ms(which)
         places: list[Place] = []
         missing = []
         for job_id in dict.fromkeys(ids):
@@ -288,13 +380,13 @@ class Admin:
             meant = [
                 (keys, job_id)
                 for keys, data in zip(queues, letters, strict=True)
-                if data is not None and _matches(_letter(data, job_id), task, reason)
+                if data is not None and which.matches(_letter(data, job_id), now_ms)
             ]
             places += meant
             missing += [job_id] * (not meant)
         return places, missing
 
-    async def _revive(self, keys: QueueKeys, job_id: str) -> str:
+    async def _revive(self, keys: QueueKeys, job_id: str, changes: Changes) -> str:
         """Make one letter a job; the name of the list in :class:`Retried` that it belongs in."""
         data = await self._broker.letter(keys, job_id)
         if data is None:
@@ -302,8 +394,19 @@ class Admin:
         message = DeadLetter(keys.name, _letter(data, job_id)).message
         if message is None:
             return "unreadable"
+        if not changes.are_none:
+            message = self._changed(message, changes)
+        return await self._wait_again(keys, job_id, data, message)
+
+    async def _wait_again(self, keys: QueueKeys, letter_id: str, data: bytes, message: Message) -> str:
         level, new_id = message.header.level, str(message.header.id)
-        return _REVIVE_ANSWERS[await self._broker.revive(keys, job_id, data, new_id, message.raw, level)]
+        while (answer := await self._broker.revive(keys, letter_id, data, new_id, message.raw, level)) == _MET_A_STOP:
+            await forget(self._broker, keys, new_id)
+        return _REVIVE_ANSWERS[answer]
+
+    def _changed(self, message: Message, changes: Changes) -> Message:
+        limit, tasks = self._client.config.limits.max_message_bytes, self._client.tasks
+        return changes.applied(message, self._broker.clock.now_ms(), limit, tasks)
 
 
 def _letter(data: bytes, job_id: str = "?") -> Letter:
@@ -312,10 +415,6 @@ def _letter(data: bytes, job_id: str = "?") -> Letter:
         return Letter.decode(data)
     except MalformedMessage:
         return Letter(job_id, "unreadable letter", data)
-
-
-def _matches(letter: Letter, task: str | None, reason: str | None) -> bool:
-    return task in (None, letter.task) and reason in (None, letter.reason)
 
 
 def _worker_status(worker: str, entries: Sequence[tuple[str, float, bytes | None]], now_ms: int) -> WorkerStatus:

@@ -7,19 +7,26 @@ import secrets
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, Final, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from rqueue.broker.broker import Enqueued, Known
 from rqueue.broker.endpoint import Endpoint
 from rqueue.client.context import CURRENT, Request
+from rqueue.client.events import Event, Events, events_of
 from rqueue.client.job import Job, JobInfo, SyncJob
 from rqueue.client.listener import is_abandoned
 from rqueue.client.options import INHERIT, TaskKwargs, TaskOptions, optional_seconds
+from rqueue.client.pauses import Pause, Pauses, Resumed
 from rqueue.client.portal import Portal, refuse_running_loop
+from rqueue.client.producer import Answer
 from rqueue.client.registry import Registry, default_name
 from rqueue.client.resources import ACTIVE, Provider, Resources, check_hook
+from rqueue.client.revocation import Cancellations, Cancelled, Criteria, Revocation, Target
+from rqueue.client.schedules import ScheduleKwargs, Schedules
 from rqueue.client.session import Session
+from rqueue.client.signals import Hooks, JobOutcome, Signal, Signals
 from rqueue.client.task import BoundDecorator, Decorator, Signature, Task
+from rqueue.client.uniqueness import lock_of
 from rqueue.config import AppConfig
 from rqueue.errors import (
     BrokerError,
@@ -31,16 +38,22 @@ from rqueue.errors import (
     WaitTimeout,
 )
 from rqueue.policy.clock import RedisClock
+from rqueue.policy.periodic import Rhythm
 from rqueue.policy.routing import choose_priority, choose_queue
 from rqueue.wire.keys import MAIN, Keys, QueueKeys
 from rqueue.wire.message import Call, Header
-from rqueue.wire.record import decode_record
+from rqueue.wire.record import decode_record, moved_to
 
 P = ParamSpec("P")
 R = TypeVar("R")
+AnyTask = TypeVar("AnyTask", bound=Task[Any, Any])
 Hook = TypeVar("Hook", bound=Callable[[], object])
+JobHook = TypeVar("JobHook", bound=Callable[[JobOutcome], object])
 
-Runner = Callable[[QueueKeys, Sequence[Enqueued]], Awaitable[list[bool]]]
+MOST_MOVES: Final = 1000
+"""A job is followed through so many queues: each of its moves takes a claim, so none that is alive gets there."""
+
+Runner = Callable[[QueueKeys, Sequence[Enqueued]], Awaitable[Sequence[Answer]]]
 
 
 class Client:
@@ -51,11 +64,14 @@ class Client:
         endpoint: where Redis is.
         keys: the namespace's keys.
         tasks: the registered tasks.
+        schedules: the periodic schedules: those that the code declares, and those that are stored.
         eager: when set, it runs jobs in place of enqueueing them.
         lifespan: entered as a worker starts, and left as it ends.
         startup_hooks, shutdown_hooks: the same as functions.
         workers: the app's workers that run in this process.
         dependency_overrides: provider -> the one that takes its place; for tests.
+        signals: Celery's signals: ``@app.signals.task_prerun.connect``.
+        hooks: what is called once a job of any task was settled.
     """
 
     def __init__(self, endpoint: Endpoint, config: AppConfig) -> None:
@@ -63,11 +79,14 @@ class Client:
         self.endpoint = endpoint
         self.keys = Keys(config.namespace)
         self.tasks = Registry()
+        self.schedules = Schedules(self)
         self.eager: Runner | None = None
         self.lifespan: Callable[[Any], Any] | None = None
         self.startup_hooks: list[Callable[[], object]] = []
         self.shutdown_hooks: list[Callable[[], object]] = []
         self.dependency_overrides: dict[Provider, Provider] = {}
+        self.signals = Signals(lambda function: self.portal().spawn(function))
+        self.hooks = Hooks(self.signals)
         self.workers: set[Any] = set()
         self._resources: dict[asyncio.AbstractEventLoop, Resources] = {}
         self._sessions: dict[asyncio.AbstractEventLoop, Session] = {}
@@ -108,6 +127,47 @@ class Client:
             return task
 
         return register(*function) if function else register
+
+    def periodic(self, schedule: Rhythm, **options: Unpack[ScheduleKwargs]) -> Callable[[AnyTask], AnyTask]:
+        """Enqueue a task again and again, as ``@app.periodic(every(minutes=5))`` above ``@app.task``.
+
+        Any worker that serves the task's queue does it, and each tick is enqueued once, however many there are.
+
+        Args:
+            schedule: :func:`~rqueue.policy.periodic.cron` or :func:`~rqueue.policy.periodic.every`.
+            **options: see :class:`~rqueue.client.schedules.ScheduleKwargs`.
+
+        Raises:
+            ConfigError: an option is unknown or wrong, or another schedule has the name.
+        """
+
+        def declare(task: AnyTask) -> AnyTask:
+            self.schedules.declare(schedule, task, options)
+            return task
+
+        return declare
+
+    def add_periodic(self, schedule: Rhythm, task: Task[Any, Any] | str, **options: Unpack[ScheduleKwargs]) -> None:
+        """Declare a periodic schedule of a task, or of a registered task's name; as :meth:`periodic`."""
+        self.schedules.declare(schedule, task, options)
+
+    # Hooks
+
+    def on_success(self, hook: JobHook) -> JobHook:
+        """Call a function when a job of any task has succeeded; see :meth:`~rqueue.client.task.Task.on_success`."""
+        return self.hooks.add("on_success", hook)
+
+    def on_failure(self, hook: JobHook) -> JobHook:
+        """Call a function when a job has failed for good, also one that nobody could read or run."""
+        return self.hooks.add("on_failure", hook)
+
+    def on_retry(self, hook: JobHook) -> JobHook:
+        """Call a function when a job will run again."""
+        return self.hooks.add("on_retry", hook)
+
+    def on_dead(self, hook: JobHook) -> JobHook:
+        """Call a function when a job has become a dead letter, also one that nobody could read or run."""
+        return self.hooks.add("on_dead", hook)
 
     # A worker's life
 
@@ -190,8 +250,12 @@ class Client:
         if signature.expires and not session.broker.clock.is_observed:
             await session.broker.sync_clock()
         queue, item = self._message(signature, session.broker.clock)
-        (fresh,) = await self._put(session, queue, [item])
-        return Job(self, item.id, queue, duplicate=not fresh)
+        if self.signals.is_used:
+            self._publishing(self.signals.before_task_publish, signature, queue, item)
+        (answer,) = await self._put(session, queue, [item])
+        if answer is True and self.signals.is_used:
+            self._publishing(self.signals.after_task_publish, signature, queue, item)
+        return self._job_of(queue, item, answer)
 
     async def enqueue_many(self, signatures: Sequence[Signature[Any]]) -> list[Job[Any]]:
         """Enqueue many calls; all of one queue's in one step. All are checked before any is sent.
@@ -204,6 +268,9 @@ class Client:
         if not session.broker.clock.is_observed and any(signature.expires for signature in signatures):
             await session.broker.sync_clock()
         prepared = [self._message(signature, session.broker.clock) for signature in signatures]
+        if self.signals.is_used:
+            for signature, each in zip(signatures, prepared, strict=True):
+                self._publishing(self.signals.before_task_publish, signature, *each)
         by_queue: dict[str, list[Enqueued]] = {}
         for queue, item in prepared:
             by_queue.setdefault(queue, []).append(item)
@@ -211,15 +278,22 @@ class Client:
             *(self._put(session, queue, items) for queue, items in by_queue.items()), return_exceptions=True
         )
         failed = {queue: each for queue, each in zip(by_queue, answers, strict=True) if isinstance(each, BaseException)}
-        fresh = {queue: iter(each) for queue, each in zip(by_queue, answers, strict=True) if isinstance(each, list)}
+        given = {
+            queue: iter(each)
+            for queue, each in zip(by_queue, answers, strict=True)
+            if not isinstance(each, BaseException)
+        }
         jobs: list[Job[Any] | None] = [
-            None if queue in failed else Job(self, item.id, queue, duplicate=not next(fresh[queue]))
-            for queue, item in prepared
+            None if queue in failed else self._job_of(queue, item, next(given[queue])) for queue, item in prepared
         ]
+        if self.signals.is_used:
+            for signature, each, job in zip(signatures, prepared, jobs, strict=True):
+                if job is not None and not job.duplicate:
+                    self._publishing(self.signals.after_task_publish, signature, *each)
         if not failed:
             return [job for job in jobs if job is not None]
         is_in_doubt = len(failed) > 1 and any(isinstance(error, EnqueueUnknown) for error in failed.values())
-        if not (fresh or is_in_doubt) or not all(isinstance(error, BrokerError) for error in failed.values()):
+        if not (given or is_in_doubt) or not all(isinstance(error, BrokerError) for error in failed.values()):
             raise next(iter(failed.values()))
         raise EnqueueManyFailed(jobs, [failed.get(queue) for queue, _ in prepared])
 
@@ -230,16 +304,21 @@ class Client:
         # Made in this thread, since the running job is known here; only the sending happens in the portal's loop.
         clock: RedisClock = portal.call(self._synced_clock if signature.expires else self._clock)
         queue, item = self._message(signature, clock)
+        if self.signals.is_used:
+            self._publishing(self.signals.before_task_publish, signature, queue, item)
         if self.eager is not None:
             with asyncio.Runner() as runner:
                 runner.run(self._eager_once(queue, item))
             return SyncJob(Job(self, item.id, queue), portal.call)
 
-        async def put() -> bool:
-            (fresh,) = await self._put(self.session(), queue, [item])
-            return fresh
+        async def put() -> Answer:
+            (answer,) = await self._put(self.session(), queue, [item])
+            return answer
 
-        return SyncJob(Job(self, item.id, queue, duplicate=not portal.call(put)), portal.call)
+        answer = portal.call(put)
+        if answer is True and self.signals.is_used:
+            self._publishing(self.signals.after_task_publish, signature, queue, item)
+        return SyncJob(self._job_of(queue, item, answer), portal.call)
 
     # Jobs
 
@@ -257,7 +336,12 @@ class Client:
         try:
             async with asyncio.timeout(timeout):
                 keys = self.keys.queue(queue) if queue is not None else (await self._locate(job_id))[0]
-                return await self.session().listener.wait(keys, job_id)
+                for _ in range(MOST_MOVES):
+                    record = await self.session().listener.wait(keys, job_id)
+                    if (moved := moved_to(record)) is None:
+                        return record
+                    keys = self.keys.queue(moved)
+                raise JobNotFound(job_id)
         except TimeoutError:
             raise WaitTimeout(f"job {job_id} had not ended after {timeout:g} s; it goes on") from None
 
@@ -265,6 +349,99 @@ class Client:
         """What is known of a job; see :meth:`~rqueue.client.job.Job.info`."""
         keys, known = await self._locate(job_id, queue)
         return JobInfo.of(job_id, keys.name, known.record, is_dead=known.is_dead and not known.is_alive)
+
+    def job_events(self, job_id: str, queue: str | None, timeout: float | None) -> AsyncIterator[Event]:
+        """A job's events; see :meth:`~rqueue.client.job.Job.events`."""
+        return events_of(self, job_id, queue, timeout)
+
+    def events(self, queue: str | None = None, task: Task[Any, Any] | str | None = None) -> Events:
+        """Each change of the app's jobs as it comes: ``async for event in app.events()``; it never ends by itself.
+
+        Seen are RETRY and the ends of all jobs, and STARTED and progress where they are tracked: a plain job announces
+        its end only. What changed before is not seen, nor what changes while the connection is broken or the reader
+        is too slow: the next event has ``after_gap`` then. In ``async with app.events() as events:`` nothing is missed
+        from the block's beginning on.
+
+        Args:
+            queue: only this queue's.
+            task: only this task's, by name or as the task.
+
+        Raises:
+            ConfigError: the queue's name is none.
+        """
+        return Events(self, queue, task)
+
+    async def locate(self, job_id: str) -> str:
+        """The queue of a job that is known by its id alone.
+
+        Raises:
+            JobNotFound: nobody knows it.
+        """
+        return (await self._locate(job_id))[0].name
+
+    async def cancel_job(self, job_id: str, queue: str | None, *, terminate: bool = False) -> Cancelled:
+        """Cancel one job; see :meth:`~rqueue.client.job.Job.cancel`."""
+        keys, known = await self._locate(job_id, queue)
+        if not known.is_alive:
+            return Cancelled.TOO_LATE
+        return (await Revocation(self).cancel(keys, [Target(job_id)], terminate=terminate))[job_id]
+
+    async def cancel(
+        self,
+        *,
+        task: str | Task[Any, Any] | None = None,
+        header: tuple[str, Any] | None = None,
+        queue: str | None = None,
+        terminate: bool = False,
+        dry_run: bool = False,
+    ) -> Cancellations:
+        """Cancel the jobs of a task, or with a header, that exist now; what is enqueued afterwards is not touched.
+
+        Args:
+            task: those of this task, or of the task of this name.
+            header: those with this header, ``("tenant", "acme")``. With a task: those that are both.
+            queue: only of this queue; None is all.
+            terminate: as for :meth:`~rqueue.client.job.Job.cancel`.
+            dry_run: cancel nothing, only count in ``found``.
+
+        Raises:
+            ConfigError: neither a task nor a header is given.
+            BrokerError: Redis refused, or could not be asked; what is left can be cancelled by another call.
+        """
+        criteria = Criteria(task.name if isinstance(task, Task) else task, header)
+        return await Revocation(self).matching(criteria, queue, terminate=terminate, dry_run=dry_run)
+
+    # Pausing
+
+    async def pause(
+        self,
+        queue: str | None = None,
+        *,
+        task: str | Task[Any, Any] | None = None,
+        all: bool = False,  # noqa: A002 - as on the command line
+    ) -> bool:
+        """Start no more jobs until :meth:`resume`; what runs goes on. See :meth:`~rqueue.client.pauses.Pauses.pause`.
+
+        Args:
+            queue: of this queue.
+            task: of this task, in all queues.
+            all: of the whole namespace.
+        """
+        return await Pauses(self).pause(queue, task, all)
+
+    async def resume(
+        self,
+        queue: str | None = None,
+        *,
+        task: str | Task[Any, Any] | None = None,
+        all: bool = False,  # noqa: A002 - as on the command line
+    ) -> Resumed:
+        """Undo :meth:`pause` of the same arguments. See :meth:`~rqueue.client.pauses.Pauses.resume`."""
+        return await Pauses(self).resume(queue, task, all)
+
+    async def paused(self) -> list[Pause]:
+        """What is paused, and since when."""
+        return await Pauses(self).paused()
 
     async def clock_moved(self) -> None:
         """Redis's clock was moved, in a test: the running loop's session and workers take note."""
@@ -324,7 +501,31 @@ class Client:
             await broker.sync_clock()
         return broker.clock
 
-    async def _put(self, session: Session, queue: str, items: Sequence[Enqueued]) -> list[bool]:
+    def _job_of(self, queue: str, item: Enqueued, answer: Answer) -> Job[Any]:
+        """The handle of what was enqueued, or of the job that was there first."""
+        return Job(self, answer if isinstance(answer, str) else item.id, queue, duplicate=answer is not True)
+
+    async def put(self, queue: str, item: Enqueued) -> bool:
+        """Enqueue a message that is made already; false when a job of its id is alive."""
+        (answer,) = await self._put(self.session(), queue, [item])
+        return answer is True
+
+    def _publishing(self, signal: Signal, signature: Signature[Any], queue: str, item: Enqueued) -> None:
+        if signal:
+            name, args, kwargs = signature.task.name, list(signature.args), dict(signature.kwargs)
+            signal.send(
+                name,
+                task_id=item.id,
+                args=args,
+                kwargs=kwargs,
+                queue=queue,
+                headers={"id": item.id, "task": name},
+                body=(args, kwargs),
+                exchange="",
+                routing_key=queue,
+            )
+
+    async def _put(self, session: Session, queue: str, items: Sequence[Enqueued]) -> Sequence[Answer]:
         if self.eager is not None:
             return await self.eager(self.keys.queue(queue), items)
         return await session.producer.put(self.keys.queue(queue), items)
@@ -336,9 +537,18 @@ class Client:
             await self._close_session()
 
     async def _locate(self, job_id: str, queue: str | None = None) -> tuple[QueueKeys, Known]:
-        """Where a job is known; without its queue, all queues are asked at once."""
+        """Where a job is known; without its queue, all queues are asked at once. One that has moved is followed."""
+        names = [queue] if queue is not None else await self.session().broker.queues()
+        for _ in range(MOST_MOVES):
+            keys, known = await self._find(job_id, names)
+            moved = moved_to(known.record) if known.record is not None and not known.is_alive else None
+            if moved is None:
+                return keys, known
+            names = [moved]
+        raise JobNotFound(job_id)
+
+    async def _find(self, job_id: str, names: Sequence[str]) -> tuple[QueueKeys, Known]:
         broker = self.session().broker
-        names = [queue] if queue is not None else await broker.queues()
         pairs = [(self.keys.queue(name), job_id) for name in names]
         answers = await broker.known(pairs)
         for answer in answers:
@@ -366,6 +576,7 @@ class Client:
         priority = choose_priority(options.priority, parent.priority if parent else None, task.defaults.priority)
         job_id = options.job_id or secrets.token_hex(16)
         now = clock.now_ms()
+        lock = lock_of(signature)
         call = Call(
             task=task.name,
             args=signature.args,
@@ -377,6 +588,8 @@ class Client:
             max_retries=options.max_retries if options.max_retries is not INHERIT else ...,
             time_limit=optional_seconds(options.time_limit, "time_limit"),
             soft_time_limit=optional_seconds(options.soft_time_limit, "soft_time_limit"),
+            unique=lock.field if lock else None,
+            headers=options.headers,
         )
         level = MAIN if priority is None else priority
         message = Header(level=level, id=job_id).encode() + call.encode()
@@ -386,7 +599,8 @@ class Client:
                 f"{task.name}: the message has {len(message):,} bytes, max_message_bytes is {limit:,}; "
                 "store large data elsewhere and send a reference"
             )
-        return queue, Enqueued(job_id, options.job_id is not None, level, options.due(), message)
+        due = (lock.due if lock else None) or options.due()
+        return queue, Enqueued(job_id, options.job_id is not None, level, due, message, lock.wire if lock else "")
 
 
 def current_request() -> Request | None:

@@ -12,15 +12,17 @@ import math
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rqueue.broker.subscription import Subscription
 from rqueue.client.admin import Admin
-from rqueue.client.client import Client
 from rqueue.config import positive
 from rqueue.errors import BrokerUnavailable, ConfigError, MalformedMessage
 from rqueue.log import event
 from rqueue.wire.control import CONTROL, INSPECT, Answer, ControlRequest
+
+if TYPE_CHECKING:
+    from rqueue.client.client import Client
 
 TIMEOUT_S: Final = 0.8
 """So that a command that asks a whole fleet is over within a second."""

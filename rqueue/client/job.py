@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from rqueue.client.context import CURRENT
 from rqueue.client.portal import refuse_running_loop
 from rqueue.errors import JobExpired, JobFailed, JobRevoked, ResultNotKept
+from rqueue.wire.history import PastError, past_errors
 from rqueue.wire.record import decode_record
 from rqueue.wire.state import State
 
 if TYPE_CHECKING:
     from rqueue.client.client import Client
+    from rqueue.client.events import Event
+    from rqueue.client.revocation import Cancelled
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -25,7 +28,7 @@ class JobInfo:
 
     Attributes:
         id: its id.
-        queue: its queue.
+        queue: the queue that it is in.
         state: PENDING (waiting, scheduled or running), STARTED (only where it is tracked), RETRY, SUCCESS, FAILURE or
             REVOKED.
         task: the task's name, once a worker has written something of it.
@@ -39,6 +42,9 @@ class JobInfo:
         parent_id: the job that enqueued it, or None.
         root_id: the first job of that line, or None.
         is_dead: it is among the dead letters.
+        history: the errors of its last 10 retries, the oldest first.
+        progress: what the run last said of its progress, or None: ``done``, ``total``, ``data`` and ``state`` as far as
+            they were given, and ``at``, when.
     """
 
     id: str
@@ -57,6 +63,8 @@ class JobInfo:
     parent_id: str | None = None
     root_id: str | None = None
     is_dead: bool = False
+    history: tuple[PastError, ...] = ()
+    progress: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, job_id: str, queue: str, record: bytes | None, *, is_dead: bool = False) -> JobInfo:
@@ -82,6 +90,8 @@ class JobInfo:
             parent_id=fields.get("parent_id"),
             root_id=fields.get("root_id"),
             is_dead=is_dead,
+            history=past_errors(fields.get("history", ())),
+            progress=_progress(fields.get("progress")),
         )
 
 
@@ -91,7 +101,8 @@ class Job(Generic[R_co]):
     Attributes:
         id: its id.
         queue: its queue, or None when only the id is known.
-        duplicate: a job of this id was alive when it was enqueued: this is the handle of that one.
+        duplicate: a job of this id was alive when it was enqueued, or one that counts as the same (``unique``,
+            ``debounce``, ``throttle``): this is the handle of that one.
     """
 
     def __init__(self, client: Client, job_id: str, queue: str | None = None, *, duplicate: bool = False) -> None:
@@ -126,6 +137,40 @@ class Job(Generic[R_co]):
             JobNotFound: nobody knows it.
         """
         return await self._client.info(self.id, self.queue)
+
+    def events(self, timeout: float | None = None) -> AsyncIterator[Event]:
+        """What is known of the job now, then each change to its end: ``async for event in job.events()``.
+
+        STARTED appears for a task with ``track_started=True``, and for a job that tells its progress. Ends after the
+        final event; a connection that breaks is made anew, and what is stored is looked at again.
+
+        Args:
+            timeout: seconds until the end must have come; None waits as long as the job is known.
+
+        Raises (while it is read):
+            JobNotFound: nobody knows it (any more).
+            WaitTimeout: the time was up; it is a TimeoutError.
+        """
+        return self._client.job_events(self.id, self.queue, timeout)
+
+    async def cancel(self, *, terminate: bool = False) -> Cancelled:
+        """Cancel the job, wherever it is; it ends as REVOKED. What it did is in Redis: workers that start later know.
+
+        Args:
+            terminate: a running job that has not ended a second after it was interrupted is given up: its process is
+                replaced, as after a hard time limit, and the other jobs in it run again, uncharged. Default: it goes
+                on, and is REVOKED when it ends.
+
+        Returns:
+            ``removed``: it waited or was scheduled, and will not run. ``interrupted``: its worker has interrupted it,
+            or will not start it. ``requested``: a worker has it and did not answer within a second; it will not run
+            again. ``too_late``: it had ended.
+
+        Raises:
+            JobNotFound: nobody knows it.
+            BrokerError: Redis refused, or could not be asked; it may be cancelled again.
+        """
+        return await self._client.cancel_job(self.id, self.queue, terminate=terminate)
 
 
 class SyncJob(Generic[R_co]):
@@ -166,6 +211,12 @@ class SyncJob(Generic[R_co]):
         info: JobInfo = self._call(self._job.info)
         return info
 
+    def cancel(self, *, terminate: bool = False) -> Cancelled:
+        """Cancel the job as :meth:`Job.cancel` does; raises RuntimeError in a running loop."""
+        refuse_running_loop("job.cancel()", "await app.job(id).cancel()")
+        cancelled: Cancelled = self._call(lambda: self._job.cancel(terminate=terminate))
+        return cancelled
+
     @property
     def state(self) -> State:
         """The job's state now; raises JobNotFound when nobody knows it."""
@@ -185,6 +236,14 @@ def value_of(job_id: str, record: bytes) -> Any:
             raise JobExpired(job_id, f"job {job_id} expired before it could start")
         raise JobRevoked(job_id, f"job {job_id} was revoked")
     raise JobFailed(job_id, error["type"], error["message"], fields.get("traceback"))
+
+
+def _progress(found: Any) -> dict[str, Any] | None:
+    """A record's progress with its time as a datetime; whatever else somebody has put there is none."""
+    if not isinstance(found, dict):
+        return None
+    at = found.get("at")
+    return {**found, "at": _moment(at) if isinstance(at, int) else None}
 
 
 def _moment(epoch_ms: int | None) -> datetime | None:

@@ -7,20 +7,34 @@ again in one round trip, so that a lost announcement costs seconds and a job tha
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from rqueue.broker.broker import Broker, Known
 from rqueue.broker.subscription import Subscription
 from rqueue.errors import BrokerError, BrokerUnavailable, JobNotFound, MalformedMessage
 from rqueue.wire.keys import QueueKeys
-from rqueue.wire.record import decode_record
+from rqueue.wire.record import decode_record, moved_to
 from rqueue.wire.state import FINAL, State
 
 LOOK_AGAIN_S: Final = 5.0
-_FINAL = tuple(b'{"state":"%b"' % state.encode() for state in FINAL)
+FINAL_RECORD: Final = tuple(b'{"state":"%b"' % state.encode() for state in FINAL)
 _LOOK_AT_ONCE: Final = 1000
+
+
+class Watcher(Protocol):
+    """Whoever wants to know of each change of a job."""
+
+    def announced(self, record: bytes) -> None:
+        """The job has changed."""
+
+    def looked(self, known: Known | BrokerError) -> None:
+        """This is stored of the job; it may be older than what was announced."""
+
+    def closed(self, error: Exception) -> None:
+        """Nothing more will come."""
 
 
 @dataclass(slots=True)
@@ -30,6 +44,7 @@ class _Topic:
     keys: QueueKeys
     job_id: str
     waiters: set[asyncio.Future[bytes]] = field(default_factory=set)
+    watchers: set[Watcher] = field(default_factory=set)
 
 
 class Listener:
@@ -49,29 +64,46 @@ class Listener:
         self._looks: set[asyncio.Task[None]] = set()
 
     async def wait(self, keys: QueueKeys, job_id: str) -> bytes:
-        """Return the job's record when it has ended.
+        """Return the job's record when it has ended, or has gone on in another queue, which the record then names.
 
         Raises:
             JobNotFound: nobody knows the id (any more).
         """
-        channel = keys.result(job_id)
-        topic = self._topics.get(channel)
-        if topic is None:
-            topic = self._topics[channel] = _Topic(keys, job_id)
+        topic = self._join(keys, job_id)
         waiter: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         topic.waiters.add(waiter)
-        subscription = self._start()
         try:
-            if len(topic.waiters) == 1:
-                subscription.add(channel)
-            else:
-                self._look_soon([channel])  # the channel's own look may be over already
             return await waiter
         finally:
             topic.waiters.discard(waiter)
-            if not topic.waiters and self._topics.get(channel) is topic:
-                del self._topics[channel]
-                subscription.remove(channel)
+            self._part(topic)
+
+    @contextmanager
+    def watching(self, keys: QueueKeys, job_id: str, watcher: Watcher) -> Iterator[None]:
+        """Tell the watcher what is stored of the job, and each change from then on, while the block lasts."""
+        topic = self._join(keys, job_id)
+        topic.watchers.add(watcher)
+        try:
+            yield
+        finally:
+            topic.watchers.discard(watcher)
+            self._part(topic)
+
+    def _join(self, keys: QueueKeys, job_id: str) -> _Topic:
+        channel = keys.result(job_id)
+        subscription, topic = self._start(), self._topics.get(channel)
+        if topic is None:
+            topic = self._topics[channel] = _Topic(keys, job_id)
+            subscription.add(channel)
+        else:
+            self._look_soon([channel])  # the channel's own look may be over already
+        return topic
+
+    def _part(self, topic: _Topic) -> None:
+        channel = topic.keys.result(topic.job_id)
+        if not topic.waiters and not topic.watchers and self._topics.get(channel) is topic:
+            del self._topics[channel]
+            self._start().remove(channel)
 
     async def close(self) -> None:
         """Stop listening; whoever still waits is told that the app was closed."""
@@ -85,6 +117,8 @@ class Listener:
             for waiter in topic.waiters:
                 if not waiter.done():
                     waiter.set_exception(BrokerUnavailable("the app was closed while a result was waited for"))
+            for watcher in tuple(topic.watchers):
+                watcher.closed(BrokerUnavailable("the app was closed while a job was watched"))
 
     def _start(self) -> Subscription:
         if self._subscription is None:
@@ -95,6 +129,8 @@ class Listener:
     def _announced(self, channel: bytes, record: bytes) -> None:
         topic = self._topics.get(channel)
         if topic is not None:
+            for watcher in tuple(topic.watchers):
+                watcher.announced(record)
             with suppress(MalformedMessage):  # somebody else spoke on the channel
                 _deliver(topic, record)
 
@@ -125,34 +161,43 @@ class Listener:
 def is_abandoned(known: Known) -> bool:
     """True when a job that should be alive by its record is not: purged, or flushed away.
 
-    A job lives from its enqueue to its end, also while it runs after an early settle.
+    A job lives from its enqueue to its end, also while it runs after an early settle. One that has moved
+    lives elsewhere.
+
+    Raises:
+        MalformedMessage: the record is none.
     """
-    is_final = known.record is not None and known.record.startswith(_FINAL)
-    return not known.is_alive and known.record is not None and not is_final
+    if known.is_alive or known.record is None:
+        return False
+    return not known.record.startswith(FINAL_RECORD) and moved_to(known.record) is None
 
 
 def _report(topic: _Topic, known: Known | BrokerError) -> None:
+    for watcher in tuple(topic.watchers):
+        watcher.looked(known)
     error: Exception = JobNotFound(topic.job_id)
     if isinstance(known, BrokerError):
         error = known
     elif known.is_alive:
         return
-    elif known.record is not None and not is_abandoned(known):
+    elif known.record is not None:
         try:
-            _deliver(topic, known.record)
+            if not is_abandoned(known):
+                _deliver(topic, known.record)
+                return
         except MalformedMessage as exc:
             error = exc
-        else:
-            return
     for waiter in topic.waiters:
         if not waiter.done():
             waiter.set_exception(error)
 
 
 def _deliver(topic: _Topic, record: bytes) -> None:
-    """Hand a final record to all who wait for it; STARTED and RETRY are not the end."""
+    """Hand a final record to all who wait for it, or one that says where the job goes on; others are not the end."""
+    if not topic.waiters:
+        return
     state: State = decode_record(record)["state"]
-    if not state.is_final:
+    if not state.is_final and moved_to(record) is None:
         return
     for waiter in topic.waiters:
         if not waiter.done():

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
-from typing import Any, Final, TypedDict
+from typing import Any, Final, Literal, TypedDict
 
+from rqueue.client.signals import HOOKS, JobOutcome, check_outcome_hook
 from rqueue.config import check_time_limits, check_ttl, positive
 from rqueue.errors import ConfigError
 from rqueue.wire.keys import check_job_id, check_queue_name
 from rqueue.wire.message import check_priority
 
 Seconds = float | timedelta
+Unique = Literal["until_done", "until_start"] | timedelta
+UniqueKey = Callable[..., object] | str
 
 
 class CallKwargs(TypedDict, total=False):
@@ -29,6 +33,11 @@ class CallKwargs(TypedDict, total=False):
     max_retries: int | None
     time_limit: Seconds | None
     soft_time_limit: Seconds | None
+    unique: Unique | None
+    unique_key: UniqueKey
+    debounce: Seconds
+    throttle: Seconds
+    headers: Mapping[str, Any]
 
 
 class TaskKwargs(TypedDict, total=False):
@@ -41,6 +50,8 @@ class TaskKwargs(TypedDict, total=False):
     max_retries: int | None
     default_retry_delay: Seconds
     autoretry_for: tuple[type[BaseException], ...]
+    dont_autoretry_for: tuple[type[BaseException], ...]
+    throws: tuple[type[BaseException], ...]
     retry_backoff: bool | float
     retry_backoff_max: Seconds
     retry_jitter: bool
@@ -51,6 +62,14 @@ class TaskKwargs(TypedDict, total=False):
     dead_letter: bool
     time_limit: Seconds | None
     soft_time_limit: Seconds | None
+    unique: Unique | None
+    unique_key: UniqueKey
+    debounce: Seconds
+    throttle: Seconds
+    on_success: Callable[[JobOutcome], object]
+    on_failure: Callable[[JobOutcome], object]
+    on_retry: Callable[[JobOutcome], object]
+    on_dead: Callable[[JobOutcome], object]
 
 
 INHERIT: Final[Any] = ...
@@ -69,6 +88,9 @@ class TaskOptions:
         max_retries: retries beside the first run; None is no limit. Default 3.
         default_retry_delay: seconds until a retry that names none. Default 180, as in Celery.
         autoretry_for: exceptions that make the job run again.
+        dont_autoretry_for: exceptions that do not, though ``autoretry_for`` names them or a class above them.
+        throws: exceptions that are expected: the job fails with them, and that is no news: logged as information,
+            and no dead letter.
         retry_backoff: True or a factor in seconds: automatic retries wait exponentially longer. Default False.
         retry_backoff_max: seconds; no automatic retry waits longer. Default 600.
         retry_jitter: choose the wait evenly between 0 and what the backoff gives. Default True.
@@ -80,6 +102,18 @@ class TaskOptions:
         dead_letter: keep a job that failed for good among the dead letters. Default True.
         time_limit: seconds after which a run is ended, with TimeLimitExceeded. Default: the worker's.
         soft_time_limit: seconds after which SoftTimeLimitExceeded is raised inside the task. Default: the worker's.
+        unique: while a job of the same task and arguments is there, in the same queue, enqueueing it again gives that
+            job's handle: ``until_done``, ``until_start`` (of its first run), or a timedelta: until it is done, and no
+            longer than that after its enqueue. Default None: never.
+        unique_key: what makes two calls the same, in place of all arguments: a template over the parameters, for
+            example ``"{tenant}:{doc}"``, or a function of the call's arguments. The task's name is always part of it.
+        debounce: seconds; run so long after the last of several calls, with its arguments.
+        throttle: seconds; of the calls within such a period the first one runs, the others get its handle.
+        on_success: called with a :class:`~rqueue.client.signals.JobOutcome` in the worker once a job has succeeded, and
+            Redis has confirmed it; more of them by ``@task.on_success``, and for all tasks by ``@app.on_success``.
+        on_failure: the same, once a job has failed for good.
+        on_retry: the same, once a job is to run again.
+        on_dead: the same, once a job has become a dead letter.
     """
 
     name: str | None = None
@@ -89,6 +123,8 @@ class TaskOptions:
     max_retries: int | None = 3
     default_retry_delay: Seconds = 180.0
     autoretry_for: tuple[type[BaseException], ...] = ()
+    dont_autoretry_for: tuple[type[BaseException], ...] = ()
+    throws: tuple[type[BaseException], ...] = ()
     retry_backoff: bool | float = False
     retry_backoff_max: Seconds = 600.0
     retry_jitter: bool = True
@@ -99,6 +135,14 @@ class TaskOptions:
     dead_letter: bool = True
     time_limit: Seconds | None = None
     soft_time_limit: Seconds | None = None
+    unique: Unique | None = None
+    unique_key: UniqueKey | None = None
+    debounce: Seconds | None = None
+    throttle: Seconds | None = None
+    on_success: Callable[[JobOutcome], object] | None = None
+    on_failure: Callable[[JobOutcome], object] | None = None
+    on_retry: Callable[[JobOutcome], object] | None = None
+    on_dead: Callable[[JobOutcome], object] | None = None
 
     def __post_init__(self) -> None:
         name: object = self.name
@@ -109,11 +153,8 @@ class TaskOptions:
             positive("expires", seconds(self.expires, "expires"))
         if seconds(self.default_retry_delay, "default_retry_delay") < 0:
             raise ConfigError(f"default_retry_delay {self.default_retry_delay!r}: seconds, 0 or more")
-        errors: object = self.autoretry_for
-        if not isinstance(errors, tuple) or not all(
-            isinstance(e, type) and issubclass(e, BaseException) for e in errors
-        ):
-            raise ConfigError(f"autoretry_for {errors!r}: a tuple of exception classes")
+        for name in ("autoretry_for", "dont_autoretry_for", "throws"):
+            _check_errors(name, getattr(self, name))
         if not isinstance(self.retry_backoff, bool):
             positive("retry_backoff", self.retry_backoff)
         positive("retry_backoff_max", seconds(self.retry_backoff_max, "retry_backoff_max"))
@@ -122,6 +163,7 @@ class TaskOptions:
                 raise ConfigError(f"{flag} {value!r}: True or False")
         if self.result_ttl is not INHERIT:
             check_ttl("result_ttl", None if self.result_ttl is None else seconds(self.result_ttl, "result_ttl"))
+        _check_hooks(self)
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> TaskOptions:
@@ -132,6 +174,11 @@ class TaskOptions:
         """
         refuse_unknown("task option", given, [field.name for field in fields(cls)] + ["bind"])
         return cls(**given)
+
+    @property
+    def is_locking(self) -> bool:
+        """Whether a second job of the same kind is not simply enqueued."""
+        return self.unique is not None or self.debounce is not None or self.throttle is not None
 
     def ttl_s(self, default: float | None) -> float | None:
         """Seconds the result is kept, with the app's default."""
@@ -155,6 +202,16 @@ class CallOptions:
         max_retries: retries beside the first run; None is no limit.
         time_limit: seconds after which a run is ended; None: the task's, else the worker's.
         soft_time_limit: seconds after which SoftTimeLimitExceeded is raised inside the task; None as above.
+        unique: while a job of the same task and arguments is there, in the same queue, enqueueing it again gives that
+            job's handle: ``until_done``, ``until_start`` (of its first run), or a timedelta: until it is done, and no
+            longer than that after its enqueue. None: not, whatever the task says.
+        unique_key: what makes two calls the same, in place of all arguments: a template over the parameters, for
+            example ``"{tenant}:{doc}"``, or a function of the call's arguments. The task's name is always part of it.
+        debounce: seconds; run so long after the last of several calls, with its arguments.
+        throttle: seconds; of the calls within such a period the first one runs, the others get its handle.
+        headers: what is to be known of the job beside its arguments, by name: ``{"tenant": "acme"}``. Values are JSON;
+            the task finds them in ``self.request.headers``, and jobs can be cancelled by them. Jobs that it enqueues
+            do not inherit them.
     """
 
     queue: str | None = None
@@ -166,9 +223,19 @@ class CallOptions:
     max_retries: int | None = INHERIT
     time_limit: Seconds | None = None
     soft_time_limit: Seconds | None = None
+    unique: Unique | None = INHERIT
+    unique_key: UniqueKey | None = None
+    debounce: Seconds | None = None
+    throttle: Seconds | None = None
+    headers: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _check_common(self)
+        headers: object = self.headers
+        if headers is not None and not (
+            isinstance(headers, Mapping) and all(isinstance(name, str) and name for name in headers)
+        ):
+            raise ConfigError(f"headers {headers!r}: names and JSON values, for example {{'tenant': 'acme'}}")
         if self.job_id is not None:
             check_job_id(self.job_id)
         if self.countdown is not None:
@@ -198,6 +265,11 @@ class CallOptions:
             del given["task_id"]
         refuse_unknown("call option", given, [*(field.name for field in fields(cls)), "task_id"])
         return replace(base, **given) if base is not None else cls(**given)
+
+    @property
+    def is_locking(self) -> bool:
+        """Whether the call says itself if a second job of the same kind is simply enqueued; else the task does."""
+        return self.unique is not INHERIT or self.debounce is not None or self.throttle is not None
 
     def due(self) -> str:
         """When it may start, as the enqueue script takes it: '' now, '+ms' from now, 'ms' since the epoch."""
@@ -250,6 +322,17 @@ def epoch_ms(moment: datetime) -> int:
     return round((moment - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(milliseconds=1))
 
 
+def _check_errors(name: str, errors: object) -> None:
+    if not isinstance(errors, tuple) or not all(isinstance(e, type) and issubclass(e, BaseException) for e in errors):
+        raise ConfigError(f"{name} {errors!r}: a tuple of exception classes")
+
+
+def _check_hooks(options: TaskOptions) -> None:
+    for name in HOOKS:
+        if (hook := getattr(options, name)) is not None:
+            check_outcome_hook(name, hook)
+
+
 def _check_common(options: TaskOptions | CallOptions) -> None:
     if options.queue is not None:
         check_queue_name(options.queue)
@@ -266,3 +349,20 @@ def _check_common(options: TaskOptions | CallOptions) -> None:
         optional_seconds(options.time_limit, "time_limit"),
         optional_seconds(options.soft_time_limit, "soft_time_limit"),
     )
+    _check_locking(options)
+
+
+def _check_locking(options: TaskOptions | CallOptions) -> None:
+    unique: object = options.unique
+    is_period = isinstance(unique, timedelta) and unique > timedelta()
+    if unique is not None and unique is not INHERIT and unique not in ("until_done", "until_start") and not is_period:
+        raise ConfigError(f"unique {unique!r}: 'until_done', 'until_start', None, or a timedelta above 0")
+    periods = {"debounce": options.debounce, "throttle": options.throttle}
+    given = [name for name, period in periods.items() if period is not None]
+    for name in given:
+        positive(name, seconds(periods[name] or 0, name))
+    if len(given) + (unique is not None and unique is not INHERIT) > 1:
+        raise ConfigError("unique, debounce and throttle: give one of the three")
+    key: object = options.unique_key
+    if key is not None and not callable(key) and (not isinstance(key, str) or not key):
+        raise ConfigError(f"unique_key {key!r}: a function of the call's arguments, or a template over its parameters")

@@ -6,7 +6,7 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
@@ -58,6 +58,20 @@ class Portal:
             raise
         finally:
             self._calls.discard(future)
+
+    def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> Future[None]:
+        """Run a coroutine function in the loop, and do not wait for it.
+
+        Raises:
+            BrokerUnavailable: the app was closed.
+        """
+        with self._lock:
+            if self._is_stopping:
+                raise BrokerUnavailable("the app was closed")
+            future = asyncio.run_coroutine_threadsafe(function(), self._loop)
+            self._calls.add(future)
+        future.add_done_callback(self._calls.discard)
+        return future
 
     def stop(self) -> None:
         """Close what is open and end the thread; calls under way fail. May be called more than once."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from rqueue.broker.broker import Broker, Enqueued
+from rqueue.client.stops import forget
 from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, EnqueueUnknown, ReplyLost
 from rqueue.wire.keys import QueueKeys
 
@@ -27,13 +28,17 @@ _LONGEST_PAUSE_S: Final = 1.0
 _LATE_S: Final = 0.2
 
 
+Answer = bool | str
+"""True: it is there; false: its id is alive already; or the id of the job that was there first."""
+
+
 @dataclass(slots=True)
 class _Parcel:
     """What one caller enqueues at once: it goes in one step, and is answered as one, at the latest at its deadline."""
 
     jobs: Sequence[Enqueued]
     size: int
-    answer: asyncio.Future[list[bool]]
+    answer: asyncio.Future[list[Answer]]
     deadline_s: float
     may_exist: bool = False
 
@@ -52,8 +57,8 @@ class Producer:
         self._id = secrets.token_hex(8)
         self._outlets: dict[str, _Outlet] = {}
 
-    async def put(self, keys: QueueKeys, jobs: Sequence[Enqueued]) -> list[bool]:
-        """Enqueue jobs in one step; false for each custom id that is alive already.
+    async def put(self, keys: QueueKeys, jobs: Sequence[Enqueued]) -> list[Answer]:
+        """Enqueue jobs in one step; how each came out.
 
         Cancelling before they were sent withdraws them; after that they exist.
 
@@ -87,7 +92,7 @@ class _Outlet:
         self._trouble: BrokerError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def put(self, jobs: Sequence[Enqueued]) -> list[bool]:
+    async def put(self, jobs: Sequence[Enqueued]) -> list[Answer]:
         loop = asyncio.get_running_loop()
         size = sum(len(job.message) for job in jobs)
         parcel = _Parcel(jobs, size, loop.create_future(), loop.time() + self._timeout_s)
@@ -132,11 +137,14 @@ class _Outlet:
     def _pump(self) -> None:
         self._is_pumping = False
         while self._waiting and self._lanes:
-            task = asyncio.create_task(self._deliver(self._lanes.pop()), name="rqueue enqueue")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._begin(self._deliver(self._lanes.pop()))
             if self._waiting[0].size < BATCH_BYTES and len(self._waiting) <= BATCH_JOBS:
                 return  # one batch takes them all
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name="rqueue enqueue")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _deliver(self, lane: int) -> None:
         """Send batches over a lane until nothing waits."""
@@ -192,7 +200,11 @@ class _Outlet:
                 parcel.may_exist = True
             jobs = [job for parcel in batch for job in parcel.jobs]
             try:
-                answer = await self._broker.enqueue(self._keys, self._producer, lane, number, jobs)
+                answer: Sequence[Answer | None]
+                if any(job.lock for job in jobs):
+                    answer = await self._broker.admit(self._keys, self._producer, lane, number, jobs)
+                else:
+                    answer = await self._broker.enqueue(self._keys, self._producer, lane, number, jobs)
             except BrokerUnavailable as exc:
                 self._trouble = exc
                 is_lost |= isinstance(exc, ReplyLost)
@@ -204,8 +216,34 @@ class _Outlet:
                 await self._split(lane, batch, exc)
                 return
             else:
-                _answer(batch, answer)
+                self._answer(batch, answer)
                 return
+
+    def _answer(self, batch: list[_Parcel], answer: Sequence[Answer | None]) -> None:
+        at = 0
+        for parcel in batch:
+            marks = answer[at : at + len(parcel.jobs)]
+            if None in marks:
+                self._begin(self._put_again(parcel, marks))
+            elif not parcel.answer.done():
+                parcel.answer.set_result([mark for mark in marks if mark is not None])
+            at += len(parcel.jobs)
+
+    async def _put_again(self, parcel: _Parcel, marks: Sequence[Answer | None]) -> None:
+        """Some met the stop of an earlier job of their id, and were not enqueued: they are, once it is forgotten."""
+        stopped = [job for job, mark in zip(parcel.jobs, marks, strict=True) if mark is None]
+        if parcel.answer.done():
+            return
+        try:
+            for job in stopped:
+                await forget(self._broker, self._keys, job.id)
+            fresh = iter(await self.put(stopped))
+        except BrokerError as exc:
+            others = len(stopped) < len(parcel.jobs)
+            _fail(parcel, EnqueueUnknown([job.id for job in parcel.jobs]) if others else exc)
+        else:
+            if not parcel.answer.done():
+                parcel.answer.set_result([next(fresh) if mark is None else mark for mark in marks])
 
     async def _split(self, lane: int, batch: list[_Parcel], error: BrokerError) -> None:
         """A refused batch goes again in halves, so that one caller's message fails alone."""
@@ -216,14 +254,6 @@ class _Outlet:
         middle = len(batch) // 2
         for half in (batch[:middle], batch[middle:]):
             await self._send(lane, half)
-
-
-def _answer(batch: list[_Parcel], answer: list[bool]) -> None:
-    at = 0
-    for parcel in batch:
-        if not parcel.answer.done():
-            parcel.answer.set_result(answer[at : at + len(parcel.jobs)])
-        at += len(parcel.jobs)
 
 
 def _fail(parcel: _Parcel, error: BrokerError) -> None:

@@ -7,6 +7,7 @@ import os
 
 from rqueue.broker.broker import Broker
 from rqueue.broker.endpoint import Endpoint
+from rqueue.client.events import Events
 from rqueue.client.listener import Listener
 from rqueue.client.producer import Producer
 from rqueue.config import Limits
@@ -28,6 +29,7 @@ class Session:
         self.broker = Broker(endpoint, keys)
         self.producer = Producer(self.broker, limits.enqueue_timeout_s)
         self.listener = Listener(self.broker)
+        self.open_events: set[Events] = set()
 
     def is_usable(self) -> bool:
         """True in the loop and the process in which it was made."""
@@ -35,6 +37,8 @@ class Session:
 
     async def close(self) -> None:
         """Let what is under way end, and close the connections."""
+        for events in tuple(self.open_events):
+            await events.aclose()
         await self.producer.close()
         await self.listener.close()
         await self.broker.close()

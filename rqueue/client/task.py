@@ -11,6 +11,8 @@ from rqueue.client.context import Context
 from rqueue.client.job import Job, SyncJob
 from rqueue.client.options import CallKwargs, CallOptions, TaskOptions
 from rqueue.client.resources import Provider, Resources, needs_of
+from rqueue.client.signals import HOOKS, Hooks, JobOutcome
+from rqueue.client.uniqueness import check_template
 
 if TYPE_CHECKING:
     from rqueue.client.client import Client
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
+Hook = TypeVar("Hook", bound=Callable[[JobOutcome], object])
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class Task(Generic[P, R]):
         is_coroutine: it runs on the event loop; others run in a thread.
         defaults: the task's options.
         needs: its ``Depends`` parameters, and the provider of each.
+        parameters: what a caller passes; None for a builtin that does not say.
+        hooks: what is called once a job of it was settled.
     """
 
     def __init__(
@@ -88,8 +93,14 @@ class Task(Generic[P, R]):
         self.is_coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
             getattr(function, "__call__", None)  # noqa: B004 - an object whose call is a coroutine function
         )
+        self.hooks = Hooks(client.signals)
+        for hook in HOOKS:
+            if (given := getattr(options, hook)) is not None:
+                self.hooks.add(hook, given)
         self.needs = needs_of(function)
-        self.check = _checker(name, function, bind, self.needs)
+        self.parameters = _parameters(name, function, bind, self.needs)
+        self.check = _checker(name, self.parameters, self.needs)
+        check_template(name, options.unique_key, self.parameters)
         self.__doc__ = function.__doc__
         self.__name__ = getattr(function, "__name__", name)
         self.__module__ = getattr(function, "__module__", __name__)
@@ -147,6 +158,35 @@ class Task(Generic[P, R]):
         args, kwargs = tuple(args), dict(kwargs or {})
         self.check(args, kwargs)
         return self.client.enqueue_sync(Signature(self, args, kwargs, CallOptions.of(dict(options))))
+
+    # Hooks
+
+    def on_success(self, hook: Hook) -> Hook:
+        """Call a function when a job of this task has succeeded, as ``@task.on_success``.
+
+        It is called in the worker once Redis has confirmed, at most once, beside the jobs' slots; what it raises is
+        logged, and changes nothing.
+
+        Args:
+            hook: a function of one argument, the :class:`~rqueue.client.signals.JobOutcome`: a coroutine function runs
+                on the event loop, any other in a thread.
+
+        Raises:
+            ConfigError: it cannot be called so.
+        """
+        return self.hooks.add("on_success", hook)
+
+    def on_failure(self, hook: Hook) -> Hook:
+        """Call a function when a job of this task has failed for good; as :meth:`on_success`."""
+        return self.hooks.add("on_failure", hook)
+
+    def on_retry(self, hook: Hook) -> Hook:
+        """Call a function when a job of this task will run again; as :meth:`on_success`."""
+        return self.hooks.add("on_retry", hook)
+
+    def on_dead(self, hook: Hook) -> Hook:
+        """Call a function when a job of this task has become a dead letter; as :meth:`on_success`."""
+        return self.hooks.add("on_dead", hook)
 
     async def provide(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The values of its ``Depends`` parameters, for a run with these arguments of a message.
@@ -213,14 +253,14 @@ class BoundDecorator(Protocol):
 _NO_OPTIONS = CallOptions()
 
 
-def _checker(
+def _parameters(
     name: str, function: Callable[..., Any], bind: bool, needs: Mapping[str, Provider]
-) -> Callable[[Any, Any], None]:
-    """A check of a call's arguments against the function's signature, at the price of a call."""
+) -> inspect.Signature | None:
+    """What a caller passes: the function's signature without what the worker gives."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # a builtin that does not say
-        return lambda _args, _kwargs: None
+        return None
     parameters = list(signature.parameters.values())
     if bind:
         if not parameters or parameters[0].kind not in (
@@ -231,7 +271,15 @@ def _checker(
             raise TypeError(f"task {name}: bind=True needs a first parameter, usually called self")
         if parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
             parameters = parameters[1:]
-    signature = signature.replace(parameters=_passed(parameters, needs))
+    return signature.replace(parameters=_passed(parameters, needs))
+
+
+def _checker(
+    name: str, signature: inspect.Signature | None, needs: Mapping[str, Provider]
+) -> Callable[[Any, Any], None]:
+    """A check of a call's arguments against the function's signature, at the price of a call."""
+    if signature is None:
+        return lambda _args, _kwargs: None
 
     def check(args: Any, kwargs: Any) -> None:
         for given in needs:

@@ -26,6 +26,7 @@ from rqueue.policy.clock import elapsed_s
 from rqueue.wire.keys import QueueKeys
 from rqueue.wire.message import Call, Header, Message
 from rqueue.worker.board import Noted
+from rqueue.worker.herald import Herald
 from rqueue.worker.inflight import ClaimedJob, Inflight
 from rqueue.worker.judge import Judge
 from rqueue.worker.outcome import Failed
@@ -58,6 +59,7 @@ def introduction(client: Client, config: WorkerConfig) -> dict[str, Any]:
         "queues": list(config.queues),
         "limits": asdict(client.config.limits),
         "tasks": {task.name: _options_of(task.defaults) for task in client.tasks},
+        "observed": client.signals.is_used,
     }
 
 
@@ -80,13 +82,16 @@ class Custody:
     Args:
         known: what :func:`introduction` gave.
         config: the processes' settings.
+        tell: told of each job that is settled here, for a process that has the app's hooks.
 
     Attributes:
         known: the same.
         users: processes that it is for, until what they held is taken back.
     """
 
-    def __init__(self, known: Mapping[str, Any], config: WorkerConfig) -> None:
+    def __init__(
+        self, known: Mapping[str, Any], config: WorkerConfig, tell: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
         self.known, self.users = known, 0
         self._config, self._limits = config, Limits(**known["limits"])
         client = Client(Endpoint(known["url"]), AppConfig(known["namespace"], limits=self._limits))
@@ -99,9 +104,10 @@ class Custody:
         self._judge = Judge(self._limits, config, self._broker.clock.now_ms)
         self._keys = client.keys
         self._queues: list[QueueKeys] = []
-        self._reaper = Reaper(self._broker, self._queues, self._tasks, self._judge, self._limits, config)
+        herald = Herald(tell if known["observed"] else None)
+        self._reaper = Reaper(self._broker, self._queues, self._tasks, self._judge, self._limits, config, herald)
         self._inflight = Inflight(1, 1)
-        self._settler = Settler(self._broker, self._inflight, self._limits, self._judge, ("supervisor",))
+        self._settler = Settler(self._broker, self._inflight, self._limits, self._judge, ("supervisor",), herald)
         self.serve(known["queues"])
 
     def serve(self, queues: Sequence[str]) -> None:
@@ -153,7 +159,7 @@ class Custody:
         Raises:
             BrokerError: Redis could not be asked.
         """
-        return sum([sum((await self._broker.sizes(keys)).waiting) for keys in self._queues])
+        return sum([(await self._broker.sizes(keys)).claimable for keys in self._queues])
 
     async def close(self) -> None:
         """Close the connection."""

@@ -44,6 +44,7 @@ _ENOUGH_STARTS: Final = 10
 _IDLE_STANDBY_S: Final = 30.0
 _STANDS_STILL_S: Final = 1.0
 _REQUESTS_KEPT: Final = 100  # every process of the fleet hears a request within a second
+_MOST_UNTOLD: Final = 1000  # while no process works
 _MOST_AHEAD: Final = 4  # starting a process takes a core for a while: more at once would not be ready sooner
 
 
@@ -69,6 +70,7 @@ class Supervisor:
         self._vacancies: list[_Vacancy] = []
         self._no_standby_until_s, self._standby_deaths = 0.0, 0
         self._custodies: list[Custody] = []  # the last one is in use
+        self._untold: list[dict[str, Any]] = []  # ends that no process has been told of yet
         self._duties: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._looked_s, self._judges_from_s = elapsed_s(), 0.0
@@ -364,6 +366,9 @@ class Supervisor:
             child.serves([message["serves"]])
         if message.get("ready"):
             self._was_ready, self._standby_deaths = True, 0
+            for told in self._untold:
+                child.tell({"ended": told})
+            self._untold = []
             self._startup_s = max(elapsed_s() - child.born_s, self._startup_s / 2)
         if (max_tasks := self._config.max_tasks) is not None and message.get("spent"):
             self._rate = max_tasks / max(elapsed_s() - child.placed_s, 1e-3)
@@ -382,8 +387,16 @@ class Supervisor:
         for custody in self._custodies:
             if custody.known == known:
                 return custody
-        self._custodies.append(Custody(known, self._config))
+        self._custodies.append(Custody(known, self._config, self._tell_of_end))
         return self._custodies[-1]
+
+    def _tell_of_end(self, told: dict[str, Any]) -> None:
+        """A process calls the hooks of a job that was settled here; where none works now, the next one that does."""
+        for child in self._children.values():
+            if child.is_ready and child.is_staying:
+                child.tell({"ended": told})
+                return
+        self._untold = [*self._untold, told][-_MOST_UNTOLD:]
 
     def _shut_down(self, child: Child) -> None:
         """A process is to stop for good, and with the last one the supervisor; all may say so, and repeat it."""

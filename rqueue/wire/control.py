@@ -26,9 +26,14 @@ CONTROL: Final[Mapping[str, tuple[str, ...]]] = {
     "cancel_consumer": ("queue",),
     "rate_limit": ("task", "rate"),
     "time_limit": ("task", "soft", "hard"),
-    "cancel": ("id",),
+    "cancel": ("id", "terminate", "queue"),
 }
 """Verbs that change something, and their arguments."""
+
+SCHEDULES_CHANGED: Final = "schedules_changed"
+"""A verb that programs alone use, and nobody answers: periodic schedules were written, so look at them now."""
+HINTS: Final = ("look",)
+"""Verbs that programs publish and nobody waits for: claim now, since what may run has changed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,9 @@ class QueueKeys:
         dead: ZSET, id -> time of death in ms.
         letters: HASH, id -> dead letter.
         counts: HASH with a TTL, how many jobs ended in which state.
+        unique: HASH, lock -> id of the job that holds it, and until when at most in ms.
+        periodic: ZSET, name of a periodic schedule -> when it is looked at next, in ms.
+        entries: HASH, name -> the schedule.
     """
 
     def __init__(self, namespace: str, name: str) -> None:
@@ -78,6 +81,10 @@ class QueueKeys:
         self.dead = prefix + b":dead"
         self.letters = prefix + b":dead:letters"
         self.counts = prefix + b":counts"
+        self.unique = prefix + b":unique"
+        self._throttle = prefix + b":throttle:"
+        self.periodic = prefix + b":periodic"
+        self.entries = prefix + b":periodic:entries"
         self._processing = prefix + b":processing:"
         self._started = prefix + b":started:"
         self._settled = prefix + b":settled:"
@@ -109,6 +116,10 @@ class QueueKeys:
         """HASH with a TTL: lane -> sequence number and outcome of the producer's last batch in it."""
         return self._sent + producer.encode()
 
+    def throttle(self, lock: str) -> bytes:
+        """STRING with a TTL: the first job of a period, and until when in ms."""
+        return self._throttle + lock.encode()
+
     def result(self, job_id: str) -> bytes:
         """STRING with a TTL: a job's record; also the channel on which its changes are announced."""
         return self._result + job_id.encode()
@@ -120,6 +131,7 @@ class Keys:
     Attributes:
         namespace: the first part of every key.
         queues: SET, every queue that a worker or producer has used.
+        paused: HASH, what is paused -> since when in ms: ``all``, ``queue:<name>``, ``task:<name>``.
         control: no key, but the channel on which workers hear what operators ask of them.
     """
 
@@ -130,12 +142,20 @@ class Keys:
             raise ConfigError(f"namespace {namespace!r}: an empty hash tag would spread a queue's keys over slots")
         self.namespace = namespace
         self.queues = f"{namespace}:queues".encode()
+        self.paused = f"{namespace}:paused".encode()
         self.control = f"{namespace}:control".encode()
         self._queues: dict[str, QueueKeys] = {}
 
     def reply(self, request: str) -> bytes:
         """The channel on which the answers to one request on the control channel are published."""
         return self.control + b":reply:" + request.encode()
+
+    def job_of(self, channel: bytes) -> tuple[str, str] | None:
+        """The queue and the id of the job whose result key this is; None when it is none."""
+        queue, found, job_id = channel.removeprefix(self.namespace.encode() + b":{").partition(b"}:result:")
+        if not found or not channel.startswith(self.namespace.encode() + b":{"):
+            return None
+        return queue.decode(errors="replace"), job_id.decode(errors="replace")
 
     def queue(self, name: str) -> QueueKeys:
         """The keys of one queue.

@@ -9,15 +9,17 @@ A message without a header, just the object, is complete as well: any producer m
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import orjson
 
 from rqueue.errors import ConfigError, MalformedMessage
 from rqueue.wire import codec
-from rqueue.wire.keys import LEVELS, MAIN, check_job_id
+from rqueue.wire.history import Entry, is_history
+from rqueue.wire.keys import LEVELS, MAIN, check_job_id, check_queue_name
 
 TOKEN: Final = b""
 """An empty element of a main list: a hint that there is work elsewhere, never a job."""
@@ -36,6 +38,10 @@ _KNOWN: Final = frozenset(
         "max_retries",
         "time_limit",
         "soft_time_limit",
+        "unique",
+        "history",
+        "move",
+        "headers",
     }
 )
 
@@ -120,6 +126,42 @@ class Message:
         """The same body under a changed header."""
         return Message.build(replace(self.header, **changes), self.body)
 
+    def rewritten(self, fields: Mapping[str, bytes | None], **changes: Any) -> Message:
+        """The same with some of its object's fields as this JSON, None for without, under a changed header.
+
+        All other fields keep their values, also those that nobody here knows.
+
+        Raises:
+            TypeError: it is nested too deeply.
+        """
+        body = orjson.loads(self.body)  # not by the codec: what is tagged stays tagged
+        for name, value in fields.items():
+            body.pop(name, None)
+            if value is not None:
+                body[name] = fragment(value)
+        return Message.build(replace(self.header, **changes), orjson.dumps(body))
+
+
+class Onward(NamedTuple):
+    """Where a job goes when it is claimed next, in place of running.
+
+    Attributes:
+        queue: the other queue.
+        token: what makes the enqueue there, however often it is repeated, one: the name of a producer of its own.
+    """
+
+    queue: str
+    token: str
+
+    @classmethod
+    def to(cls, queue: str) -> Onward:
+        """A new way to a queue."""
+        return cls(queue, secrets.token_hex(8))
+
+    def encode(self) -> bytes:
+        """Its JSON in a message."""
+        return orjson.dumps(self._asdict())
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -137,6 +179,11 @@ class Call:
         max_retries: overrides the task's limit; Ellipsis when the call names none, None for no limit.
         time_limit: seconds after which a run is ended, or None.
         soft_time_limit: seconds after which the task is told so, or None.
+        unique: the lock that its enqueue has taken: given up at its first "start" or at its "end", and its name; or
+            None.
+        history: the errors of its last retries; only retries write it.
+        move: the queue that it goes to when it is claimed next; only a retry to another queue writes it.
+        headers: what the producer wants known of the job, by name, or None.
     """
 
     task: str
@@ -150,6 +197,10 @@ class Call:
     max_retries: int | Any | None = ...
     time_limit: float | None = None
     soft_time_limit: float | None = None
+    unique: Sequence[str] | None = None
+    history: Sequence[Entry] = ()
+    move: Onward | None = None
+    headers: Mapping[str, Any] | None = None
 
     def encode(self) -> bytes:
         """The object's bytes; fields at their default are left out.
@@ -162,11 +213,13 @@ class Call:
             body["args"] = self.args
         if self.kwargs:
             body["kwargs"] = self.kwargs
-        for name in ("enqueued", "expires", "parent_id", "root_id", "time_limit", "soft_time_limit"):
+        for name in ("enqueued", "expires", "parent_id", "root_id", "time_limit", "soft_time_limit", "unique"):
             if (value := getattr(self, name)) is not None:
                 body[name] = value
         if self.max_retries is not ...:
             body["max_retries"] = self.max_retries
+        if self.headers:
+            body["headers"] = self.headers
         try:
             return codec.dumps(body)
         except TypeError as exc:
@@ -175,6 +228,7 @@ class Call:
     def _name_culprit(self, error: TypeError) -> str:
         named = [(f"argument {index + 1}", value) for index, value in enumerate(self.args)]
         named += [(f"argument {name!r}", value) for name, value in (self.kwargs or {}).items()]
+        named += [(f"header {name!r}", value) for name, value in (self.headers or {}).items()]
         for name, value in named:
             try:
                 codec.dumps(value)
@@ -204,6 +258,8 @@ class Call:
             raise MalformedMessage("'kwargs' must be an object")
         known = {name: value for name, value in fields.items() if name in _KNOWN}
         _check_optional(known)
+        if (move := known.get("move")) is not None:
+            known["move"] = _onward(move)
         return cls(**known)
 
 
@@ -220,10 +276,34 @@ def _check_optional(fields: dict[str, Any]) -> None:
     limit = fields.get("max_retries")
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
         raise MalformedMessage("'max_retries' must be null or a whole number from 0")
+    if "history" in fields and not is_history(fields["history"]):
+        raise MalformedMessage("'history' must be a list of pairs: milliseconds since the epoch, and a text")
     for name in ("time_limit", "soft_time_limit"):
         value = fields.get(name)
         if value is not None and (not isinstance(value, int | float) or isinstance(value, bool) or not value > 0):
             raise MalformedMessage(f"{name!r} must be null or seconds, above 0")
+    _check_lock(fields.get("unique"))
+    _check_headers(fields.get("headers"))
+
+
+def _check_headers(headers: object) -> None:
+    if not isinstance(headers, dict | None):
+        raise MalformedMessage("'headers' must be an object")
+
+
+def _check_lock(lock: object) -> None:
+    is_lock = isinstance(lock, list) and len(lock) == 2 and lock[0] in ("start", "end") and isinstance(lock[1], str)
+    if lock is not None and not is_lock:
+        raise MalformedMessage("'unique' must be null, or 'start' or 'end' and a lock's name")
+
+
+def _onward(value: object) -> Onward:
+    try:
+        if not isinstance(value, dict) or value.keys() != {"queue", "token"}:
+            raise ConfigError("an object with a queue and a token")  # noqa: TRY301
+        return Onward(check_queue_name(value["queue"]), check_job_id(value["token"]))
+    except ConfigError as exc:
+        raise MalformedMessage(f"'move': {exc}") from None
 
 
 def check_priority(priority: object) -> int:

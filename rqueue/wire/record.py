@@ -56,7 +56,7 @@ class Record:
         result: the returned value as JSON, or None when there is none.
         failure: why it failed, is retried or was revoked, or None.
         about: the other fields: ``task``, ``worker``, ``retries``, ``losses``, ``enqueued``, ``started``, ``finished``,
-            ``parent_id``, ``root_id``, ``progress``; those that are None are left out.
+            ``parent_id``, ``root_id``, ``progress``, ``history``, ``moved``; those that are None are left out.
     """
 
     state: State
@@ -73,7 +73,8 @@ class Record:
             fields |= self.failure.fields()
         for name, value in self.about.items():
             if value is not None:
-                fields[name] = value if isinstance(value, str | int) else fragment(codec.dumps(value))
+                ready = isinstance(value, str | int | orjson.Fragment)
+                fields[name] = value if ready else fragment(codec.dumps(value))
         return orjson.dumps(fields)
 
 
@@ -97,13 +98,25 @@ def state_of(record: bytes) -> str:
     return record[start : record.index(b'"', start)].decode()
 
 
+def moved_to(record: bytes) -> str | None:
+    """The queue in which a job goes on that has left this record's queue, or None.
+
+    Raises:
+        MalformedMessage: it is not a record.
+    """
+    if b'"moved":"' not in record:
+        return None
+    fields = decode_record(record)
+    return None if fields["state"].is_final else fields.get("moved")
+
+
 @dataclass(frozen=True, slots=True)
 class Letter:
     """A dead letter: what could not be done, why, and the exact bytes.
 
     Attributes:
         id: the job's id; one made for the letter when the message had none.
-        reason: ``failed``, ``malformed``, ``unknown task`` or ``worker lost``.
+        reason: ``failed``, ``rejected``, ``malformed``, ``unknown task`` or ``worker lost``.
         raw: the message's bytes.
         task: the task's name, or None when it could not be read.
         failure: the error.

@@ -51,7 +51,12 @@ class Move(NamedTuple):
 LIFECYCLE: Final = (
     Move(Place.ABSENT, "enqueue", Place.WAITING),
     Move(Place.ABSENT, "enqueue", Place.SCHEDULED),
+    Move(Place.ABSENT, "admit", Place.WAITING),
+    Move(Place.ABSENT, "admit", Place.SCHEDULED),
+    Move(Place.SCHEDULED, "admit", Place.SCHEDULED),
+    Move(Place.ABSENT, "tick", Place.WAITING),
     Move(Place.SCHEDULED, "promote", Place.WAITING),
+    Move(Place.SCHEDULED, "unpark", Place.SCHEDULED),
     Move(Place.WAITING, "claim", Place.CLAIMED),
     Move(Place.WAITING, "block", Place.CLAIMED),
     Move(Place.CLAIMED, "adopt", Place.CLAIMED),
@@ -62,15 +67,25 @@ LIFECYCLE: Final = (
     Move(Place.SETTLED, "record", Place.DEAD),
     Move(Place.CLAIMED, "retry", Place.SCHEDULED),
     Move(Place.SETTLED, "retry", Place.SCHEDULED),
+    Move(Place.CLAIMED, "move", Place.ABSENT),
     Move(Place.CLAIMED, "bury", Place.DEAD),
+    Move(Place.CLAIMED, "revoke", Place.SETTLED),
     Move(Place.CLAIMED, "release", Place.WAITING),
+    Move(Place.WAITING, "cancel", Place.SETTLED),
+    Move(Place.SCHEDULED, "cancel", Place.SETTLED),
+    Move(Place.CLAIMED, "cancel", Place.CLAIMED),
+    Move(Place.WAITING, "forget", Place.ABSENT),
     Move(Place.CLAIMED, "reap", Place.WAITING),
     Move(Place.DEAD, "revive", Place.WAITING),
+    Move(Place.DEAD, "edit", Place.DEAD),
     Move(Place.DEAD, "discard", Place.ABSENT),
     Move(Place.WAITING, "purge", Place.ABSENT),
 )
 
 WORKER_VERBS: Final = ("register", "renew", "audit", "condemn", "leave")
 """The verbs that move no job: a worker's own life."""
+
+OTHER_VERBS: Final = ("unlock", "prune", "plan", "declare", "pause", "resume")
+"""The verbs that move no job, and are no worker's own: about locks, periodic schedules, and what must not run."""
 
 VERBS_WITHOUT_SCRIPT: Final = frozenset({"block"})

@@ -56,7 +56,7 @@ class Autoscaler:
             except BrokerError as exc:
                 event(logging.WARNING, "backlog not known", error=str(exc))
                 return 0
-            waiting = sum(sum(size.waiting) for size in sizes)
+            waiting = sum(size.claimable for size in sizes)
         change = self._scale.decide(elapsed_s(), before, busy, waiting)
         if change is None:
             return 0

@@ -93,9 +93,19 @@ class Commands:
         self.executor.overrides[name] = (soft, hard)
         return {"task": name, "soft_time_limit": soft, "time_limit": hard}
 
-    def cancel(self, id: str) -> dict[str, bool]:  # noqa: A002 - the argument's name on the channel
-        """Interrupt a job that runs here."""
-        return {"cancelled": self.executor.cancel(check_job_id(id))}
+    def cancel(
+        self,
+        id: str | list[str],  # noqa: A002 - the argument's name on the channel
+        terminate: bool = False,
+        queue: str | None = None,
+    ) -> dict[str, bool | list[str]]:
+        """Interrupt a job that runs here, and do not start one that is held; of several, give the ids of those."""
+        several = isinstance(id, list)
+        ids = [check_job_id(each) for each in (id if isinstance(id, list) else [id])]
+        if not isinstance(terminate, bool):
+            raise ConfigError(f"terminate {terminate!r}: true or false")
+        found = [each for each in ids if self.executor.cancel(each, queue, terminate=terminate)]
+        return {"cancelled": found if several else bool(found)}
 
     def _resized(self, slots: int) -> dict[str, int]:
         before = self.inflight.slots

@@ -13,8 +13,10 @@ from rqueue.wire.keys import QueueKeys
 from rqueue.wire.message import Call, Message
 from rqueue.worker.inflight import ClaimedJob
 from rqueue.worker.judge import Judge
-from rqueue.worker.outcome import Ack, Bury, Defer
+from rqueue.worker.observers import Observers
+from rqueue.worker.outcome import Ack, Bury, Defer, Settlement, Transfer
 from rqueue.worker.perform import perform, prepare
+from rqueue.worker.progress import Progress
 
 WORKER = "eager"
 
@@ -28,6 +30,7 @@ class EagerRunner:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._observers = Observers(client.hooks, client.signals, client.tasks)
 
     async def run(self, keys: QueueKeys, jobs: Sequence[Enqueued]) -> list[bool]:
         """Run each job and keep its result; as ``Producer.put``."""
@@ -46,14 +49,23 @@ class EagerRunner:
         await broker.announce(keys.name)
         for item in jobs:
             limits = self._client.config.limits
-            record, ttl, letter = await self._run(keys, item)
+            job, settlement = await self._run(keys, item)
+            record, ttl = settlement.record, settlement.ttl
+            letter = settlement.letter if isinstance(settlement, Bury) else b""
             # A result that a worker would only announce is kept for a while: here nobody can be listening yet.
             await broker.record(
                 keys, item.id, record, "60" if ttl == "0" else ttl, letter, limits.dead_max, limits.dead_ttl_s
             )
+            await self._tell(job, settlement)
         return [True] * len(jobs)
 
-    async def _run(self, keys: QueueKeys, item: Enqueued) -> tuple[bytes, str, bytes]:
+    async def _tell(self, job: ClaimedJob, settlement: Settlement) -> None:
+        """Call the hooks, and wait for them: a test sees what they did."""
+        if self._observers:
+            self._observers.settled(job, settlement)
+            await self._observers.drained()
+
+    async def _run(self, keys: QueueKeys, item: Enqueued) -> tuple[ClaimedJob, Ack | Bury]:
         limits, clock = self._client.config.limits, self._client.session().broker.clock
         judge = Judge(limits, WorkerConfig(unknown_task_s=0.001), clock.now_ms)
         message = Message.parse(item.message)
@@ -62,14 +74,20 @@ class EagerRunner:
             prepared = prepare(job, self._client.tasks, clock.now_ms())
             if isinstance(prepared, tuple):
                 call, task = prepared
+                job.report = Progress(judge).reporter(job, call)
+                if self._observers:
+                    self._observers.started(job, call, task)
                 outcome = await asyncio.create_task(perform(job, call, task, None, limits.max_message_bytes))
                 settlement = judge.decide(job, outcome, call, task.defaults)
             else:
-                settlement = judge.decide(job, prepared, Call("?"))
-            match settlement:
-                case Ack(record, ttl):
-                    return record, ttl, b""
-                case Bury(record, ttl, letter):
-                    return record, ttl, letter
-                case Defer(again, _, _):
-                    message = again
+                call, outcome = Call("?"), prepared
+                settlement = judge.decide(job, outcome, call)
+            if self._observers:
+                self._observers.ended(job, outcome, settlement, call)
+            if isinstance(settlement, Ack | Bury):
+                return job, settlement
+            if isinstance(settlement, Defer):
+                await self._tell(job, settlement)
+                message = settlement.message
+            elif isinstance(settlement, Transfer):
+                message, keys = settlement.message, self._client.keys.queue(settlement.to.queue)

@@ -25,22 +25,28 @@ from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
 from rqueue.worker.judge import Judge
 from rqueue.worker.lease import Lease
 from rqueue.worker.limits import Alarm, Limiter, cancel, limits_of
+from rqueue.worker.observers import Observers
 from rqueue.worker.outcome import (
     Ack,
     Defer,
     Expired,
     Failed,
+    Moving,
     Outcome,
+    Rejected,
     Release,
     Revoked,
+    Snoozed,
     Track,
     Unknown,
     Unreadable,
     WantsRetry,
 )
 from rqueue.worker.parent import Nobody, Parent
+from rqueue.worker.pausing import is_paused, parked
 from rqueue.worker.perform import failure_of, perform, prepare
 from rqueue.worker.pools import Inline, executor_for
+from rqueue.worker.progress import Progress
 
 _PAUSE_S = 1.0
 
@@ -59,6 +65,8 @@ class Executor:
         pool: where plain functions run; closed with the executor.
         on_stuck: called with a job that was settled because its time was up, and does not end.
         parent: told when jobs with a hard time limit begin and end, and of jobs that have cost a worker.
+        progress: writes what jobs say of their progress; default: nothing is written.
+        observers: told of each run's beginning and end.
 
     Attributes:
         overrides: task name -> (soft, hard) time limit in seconds, None for none; they go before every other.
@@ -77,7 +85,11 @@ class Executor:
         pool: Pool,
         on_stuck: Callable[[ClaimedJob], None],
         parent: Parent | None = None,
+        progress: Progress | None = None,
+        observers: Observers | None = None,
     ) -> None:
+        self._observers = observers
+        self._progress = progress or Progress(judge)
         self._broker, self._registry, self._inflight, self._lease = broker, registry, inflight, lease
         self._judge, self._limits, self._config, self._pool, self._on_stuck = judge, limits, config, pool, on_stuck
         self.overrides: dict[str, tuple[float | None, float | None]] = {}
@@ -133,15 +145,30 @@ class Executor:
         if self._alarm is not None:
             self._alarm.close()
 
-    def cancel(self, job_id: str) -> bool:
-        """End a running job as REVOKED, by an exception inside it; false when it does not run here.
+    def cancel(self, job_id: str, queue: str | None = None, *, terminate: bool = False) -> bool:
+        """End a job as REVOKED, one that runs by an exception inside it; false when it is neither held nor runs here.
 
-        What cannot be interrupted goes on, and is REVOKED when it ends.
+        What cannot be interrupted goes on, and is REVOKED when it ends; or, to terminate it, a second later, and then
+        the process is replaced, as after a hard time limit.
+
+        Args:
+            job_id: its id.
+            queue: its queue; None is any.
+            terminate: do not wait for its end.
         """
-        job = next((each for each in self._inflight.of(Phase.RUNNING) if each.id == job_id), None)
-        if job is not None:
-            cancel(job)
-        return job is not None
+        here = [*self._inflight.of(Phase.RUNNING), *self._inflight.of(Phase.HELD)]
+        job = next((each for each in here if each.id == job_id and queue in (None, each.keys.name)), None)
+        if job is None:
+            return False
+        if job.phase is Phase.HELD:
+            self._inflight.settle(job, self._judge.decide(job, Revoked()))
+            self._inflight.signals.fetch.set()
+            return True
+        prepared = prepare(job, self._registry, job.started_ms or 0)
+        give_up = partial(self._give_up, job, *prepared) if terminate and isinstance(prepared, tuple) else None
+        if not isinstance(job.verdict, Revoked) or terminate:
+            cancel(job, give_up)
+        return True
 
     def _fit_threads(self) -> None:
         """Have a thread for each slot; where there are too few, a larger pool takes over, and the old one finishes."""
@@ -198,14 +225,15 @@ class Executor:
     async def _run_job(self, job: ClaimedJob) -> None:
         job.started_s, job.started_ms = elapsed_s(), self._judge.now_ms()
         prepared = prepare(job, self._registry, job.started_ms)
+        if (later := self._not_now(job, prepared)) is not None:
+            self._inflight.put_off(job, later)
+            return
         if not isinstance(prepared, tuple):
             self._end(job, prepared, None, None)
             return
         call, task = prepared
-        job.seen["task"] = task.name
-        if (wait_s := self.rates.wait_s(task.name, job.started_s)) > 0:
-            job.seen["rate_limit"] = self.rates.text(task.name)
-            self._inflight.put_off(job, Defer(job.message.changed(id=job.id), wait_s))
+        if job.unique is not None and job.unique[0] == "start" and not await self._unlock(job, job.unique[1]):
+            self._inflight.put_off(job, Release())
             return
         if not task.defaults.acks_late and not await self._settle_early(job, call):
             self._forget(job)
@@ -214,6 +242,10 @@ class Executor:
             noted = self._inflight.note(job, Track(self._judge.started(job, call)))
             if self._is_inline:
                 await noted  # the loop stands still while the function runs
+        if task.is_bound:
+            job.report = self._progress.reporter(job, call)
+        if self._observers:
+            self._observers.started(job, call, task)
         event(logging.DEBUG, "job started", **describe(job))
         limits = limits_of(call, task.defaults, self._config, self.overrides)
         run = partial(perform, job, call, task, self._pool, self._limits.max_message_bytes)
@@ -224,19 +256,55 @@ class Executor:
                 outcome = await run(is_soft=limits.soft_s is not None)
         self._end(job, outcome, call, task)
 
+    def _not_now(self, job: ClaimedJob, prepared: tuple[Call, Task[Any, Any]] | Outcome) -> Defer | None:
+        """How a job is put off that may not run yet: its task is paused, or has been started too often."""
+        if self._inflight.paused_tasks and is_paused(prepared, self._inflight.paused_tasks.get(job.keys, frozenset())):
+            job.seen["paused"] = True
+            return parked(job)
+        if not isinstance(prepared, tuple):
+            return None
+        job.seen["task"] = name = prepared[1].name
+        if (wait_s := self.rates.wait_s(name, job.started_s)) > 0:
+            job.seen["rate_limit"] = self.rates.text(name)
+            return Defer(job.message.changed(id=job.id), wait_s)
+        return None
+
     async def _guarded(self, job: ClaimedJob) -> None:
         """Run a job; an error of our own ends it as well: no slot is lost, and no claim is renewed for ever."""
         try:
             await self._run_job(job)
+        except asyncio.CancelledError:
+            if job.verdict is None:
+                raise  # at shutdown, which gives back what runs
+            self._end(job, job.verdict, None, None)  # cancelled before its function began, while Redis was asked
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is about this job
             fields = describe(job) | {"error": repr(exc)}
             event(logging.CRITICAL, "running a job failed in the worker itself", **fields)
             if job.phase is Phase.RUNNING:
                 self._inflight.end(job, self._judge.failed(job, failure_of(exc), "failed"))
 
+    async def _unlock(self, job: ClaimedJob, lock: str) -> bool:
+        """Give up the lock of a job that is unique until its start: what is enqueued from now on runs after it began.
+
+        False when Redis cannot be asked: then the job does not start here, for a call during its run would be taken
+        for this one. If we die after this, the job runs again without its lock.
+        """
+        try:
+            await self._broker.unlock(job.keys, [(lock, job.id)], if_ended=False)
+        except BrokerError as exc:
+            event(logging.WARNING, "unlocking waits for redis", **describe(job), error=str(exc))
+            return False
+        return True
+
     async def _settle_early(self, job: ClaimedJob, call: Call) -> bool:
         """Take the job out of the processing list before it starts; false when another worker owns it."""
-        job.is_settled_early = await self._inflight.note(job, Ack(self._judge.started(job, call), "86400"))
+        noted = self._inflight.note(job, Ack(self._judge.started(job, call), "86400"))
+        try:
+            job.is_settled_early = await asyncio.shield(noted)
+        except asyncio.CancelledError:
+            if job.verdict is not None:  # cancelled, not stopped: how it is settled depends on what has been sent
+                job.is_settled_early = await noted
+            raise
         return job.is_settled_early
 
     def _give_up(self, job: ClaimedJob, call: Call, task: Task[Any, Any]) -> None:
@@ -245,7 +313,10 @@ class Executor:
             return
         assert job.verdict is not None
         job.seen |= _seen(job.verdict)
-        self._inflight.give_up(job, self._judge.decide(job, job.verdict, call, task.defaults))
+        settlement = self._judge.decide(job, job.verdict, call, task.defaults)
+        if self._observers:
+            self._observers.ended(job, job.verdict, settlement, call)
+        self._inflight.give_up(job, settlement)
         self._on_stuck(job)
 
     def _end(self, job: ClaimedJob, outcome: Outcome, call: Call | None, task: Task[Any, Any] | None) -> None:
@@ -257,7 +328,10 @@ class Executor:
             outcome = _judged(job.verdict, outcome)
         options = (task.defaults,) if task is not None else ()
         job.seen |= _seen(outcome)
-        self._inflight.end(job, self._judge.decide(job, outcome, call, *options))
+        settlement = self._judge.decide(job, outcome, call, *options)
+        if self._observers:
+            self._observers.ended(job, outcome, settlement, call)
+        self._inflight.end(job, settlement)
 
     def _forget(self, job: ClaimedJob) -> None:
         self._inflight.running -= 1
@@ -273,11 +347,15 @@ def _judged(verdict: Outcome, outcome: Outcome) -> Outcome:
     return verdict
 
 
-def _seen(outcome: Outcome) -> dict[str, str]:
+def _seen(outcome: Outcome) -> dict[str, Any]:
     """What log lines say of an outcome that is no success."""
     match outcome:
-        case Failed(_, failure) | WantsRetry(_, Failure() as failure):
+        case Failed(_, failure) | WantsRetry(_, Failure() as failure) | Rejected(failure):
             return {"error": f"{failure.type}: {failure.message}"}
+        case Snoozed(delay_s):
+            return {"snooze": delay_s}
+        case Moving(call, to):
+            return {"task": call.task, "to": to.queue}
         case Unknown(task):
             return {"task": task, "error": "no task of that name is known here"}
         case Unreadable(_, text):

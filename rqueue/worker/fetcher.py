@@ -11,7 +11,7 @@ import logging
 import math
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 from rqueue.broker.broker import Broker, Stopped, fingerprint
@@ -24,7 +24,9 @@ from rqueue.wire.message import TOKEN, Call, Header, Message
 from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
 from rqueue.worker.judge import Judge
 from rqueue.worker.lease import Lease
-from rqueue.worker.outcome import Unreadable
+from rqueue.worker.observers import Observers
+from rqueue.worker.outcome import Revoked, Unreadable
+from rqueue.worker.pausing import apply_pauses
 from rqueue.worker.schedule import Schedule
 
 CLAIM_AT_ONCE = 200
@@ -36,6 +38,9 @@ _AUDIT_AGAIN_S = 0.5
 _LONGEST_SUSPENSE_S = 5.0
 _LONGEST_HELD_S = 0.25  # what was claimed should have started in a tenth of a second
 _UNBLOCK_AGAIN_S = 0.1
+
+Arrived = tuple[QueueKeys, int, bytes]
+"""A claimed message: its queue, the list it came from, its bytes."""
 
 
 class Fetcher:
@@ -50,6 +55,7 @@ class Fetcher:
         judge: what becomes of messages that cannot be read.
         app: ranks of the queues.
         config: the worker's settings.
+        observers: told of each job that was claimed.
 
     Attributes:
         served: the queues to claim from: those with a lease, but those that were dropped.
@@ -67,7 +73,9 @@ class Fetcher:
         judge: Judge,
         app: AppConfig,
         config: WorkerConfig,
+        observers: Observers | None = None,
     ) -> None:
+        self._observers = observers
         self._broker, self._queues, self._inflight, self._lease = broker, queues, inflight, lease
         self._schedule, self._judge, self._config = schedule, judge, config
         self.served = list(queues)
@@ -232,7 +240,7 @@ class Fetcher:
         in_redis = await self._broker.audit(keys, worker)
         jobs = {job: fingerprint(raw) for job, raw in self._inflight.listed(keys, worker)}
         in_memory = Counter(jobs.values())
-        found = []
+        found: list[Arrived] = []
         for index in reversed(range(len(in_redis))):
             mark = in_redis[index]
             if in_memory[mark] > 0:
@@ -246,7 +254,8 @@ class Fetcher:
                     self._is_unsure = True
         if found:
             event(logging.WARNING, "audit found jobs", queue=keys.name, jobs=len(found), worker=worker)
-            await self._accept(found)
+            ids = [job_id for _, _, raw in found if (job_id := Message.id_of(raw)) is not None]
+            await self._accept(self._without_revoked(found, keys, await self._broker.revoked(keys, ids)))
         for job, mark in jobs.items():
             if job.phase is Phase.HELD and in_memory[mark] > 0:
                 in_memory[mark] -= 1
@@ -271,18 +280,41 @@ class Fetcher:
         self.fetched_ms = self._broker.clock.now_ms()
         self._schedule.note(claim.due_ms)
         self._is_more = len(claim.messages) >= want or sum(len(each.raw) for each in claim.messages) >= CLAIM_BYTES
-        if claim.stopped or self.paused:
+        if claim.stopped or self.paused or self._inflight.paused_tasks:
             await self._note_stops({queues[each.queue]: each for each in claim.stopped})
-        await self._accept([(queues[each.queue], each.level, each.raw) for each in claim.messages])
+        arrived = [(queues[each.queue], each.level, each.raw) for each in claim.messages]
+        for stopped in claim.stopped:
+            arrived = self._without_revoked(arrived, queues[stopped.queue], stopped.revoked)
+        await self._accept(arrived)
         if not self._is_more and self._inflight.free_slots > 0:
             self._begin_blocks()
 
     async def _note_stops(self, stopped: dict[QueueKeys, Stopped]) -> None:
         """Of a queue that has been paused nothing more starts; a block at it ends by the token that pausing left."""
         paused = {keys for keys, each in stopped.items() if each.is_paused}
-        newly, self.paused = paused - self.paused, paused
+        newly, before, self.paused = paused - self.paused, self.paused, paused
+        self._inflight.paused_tasks = {keys: each.tasks for keys, each in stopped.items() if each.tasks}
+        for keys in before - paused:
+            event(logging.INFO, "queue resumed", queue=keys.name, worker=self._lease.worker)
         for keys in newly:
+            event(logging.INFO, "queue paused", queue=keys.name, worker=self._lease.worker)
             await self._give_back(self._inflight.take_held(queue=keys))
+
+    def _without_revoked(self, arrived: list[Arrived], keys: QueueKeys, revoked: Collection[str]) -> list[Arrived]:
+        """What may start of what arrived; the cancelled jobs of that queue are settled, and do not."""
+        if not revoked:
+            return arrived
+        rest = []
+        for each in arrived:
+            if each[0] is keys and Message.id_of(each[2]) in revoked and (job := self._read(*each)) is not None:
+                call = None
+                with suppress(MalformedMessage):
+                    call = Call.decode(job.message.body)
+                    job.seen["task"] = call.task
+                self._inflight.settle(job, self._judge.decide(job, Revoked(), call))
+            else:
+                rest.append(each)
+        return rest
 
     def _unblocked(self) -> list[QueueKeys]:
         """Queues to wait at, at which nobody waits."""
@@ -317,7 +349,7 @@ class Fetcher:
 
     async def _harvest(self) -> None:
         """Take in what the waits brought, and give back what there is no slot for."""
-        arrived = []
+        arrived: list[Arrived] = []
         for keys, task in list(self._blocks.items()):
             if not task.done():
                 continue
@@ -362,7 +394,7 @@ class Fetcher:
             items = [(job.message.raw, job.id, job.level) for job in jobs if job.keys is keys]
             await self._broker.release(keys, self._lease.worker, items)
 
-    async def _accept(self, arrived: list[tuple[QueueKeys, int, bytes]]) -> None:
+    async def _accept(self, arrived: list[Arrived]) -> None:
         """Take in claimed messages; those without an id are given one first, those that are none are buried."""
         nameless: dict[int, list[tuple[ClaimedJob, bytes]]] = {}
         for keys, level, raw in arrived:
@@ -375,6 +407,8 @@ class Fetcher:
                 nameless.setdefault(id(keys), []).append((job, raw))
         for jobs in nameless.values():
             await self._adopt(jobs)
+        for keys in self.paused & {keys for keys, _, _ in arrived} if self.paused else ():
+            await self._give_back(self._inflight.take_held(queue=keys))  # an audit found it
 
     def _read(self, keys: QueueKeys, level: int, raw: bytes) -> ClaimedJob | None:
         """A claimed message as a job; None when it is none, and on its way to the dead letters."""
@@ -389,7 +423,10 @@ class Fetcher:
             bad.phase, bad.seen = Phase.SETTLING, {"error": str(exc)}
             self._inflight.settle(bad, self._judge.decide(bad, Unreadable("malformed", str(exc))))
             return None
-        return ClaimedJob(keys, worker, message, job_id, rank)
+        job = ClaimedJob(keys, worker, message, job_id, rank)
+        if self._observers:
+            self._observers.received(job)
+        return job
 
     def _rank(self, keys: QueueKeys) -> int:
         """Where the queue's jobs without a priority rank among the others."""
@@ -452,4 +489,5 @@ async def register(broker: Broker, queues: Sequence[QueueKeys], lease: Lease) ->
         if not await broker.register(keys, lease.worker, lease.lease_s):
             raise BrokerError(f"worker id {lease.worker} was used before")
         await broker.announce(keys.name, again=True)  # a lease can be lost because Redis was flushed
+    await apply_pauses(broker, queues)  # known to all who pause from here on: what was paused before is found now
     lease.renewed(sent_s)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import count
@@ -50,6 +50,10 @@ class ClaimedJob:
         is_stuck: it was settled so, and has not ended: it keeps its slot.
         is_interrupted: this worker cancelled it to shut down.
         seen: what log lines say of it beside its id: task, seconds, error.
+        unique: the lock that its enqueue has taken: when it is given up, and its name; None for none.
+        progress: how far it said it is, as JSON, or None.
+        report: takes what it says of its progress, or None.
+        outcome: how its run ended; kept only for those who are told of it.
     """
 
     keys: QueueKeys
@@ -70,6 +74,10 @@ class ClaimedJob:
     is_stuck: bool = False
     is_interrupted: bool = False
     seen: dict[str, Any] = field(default_factory=dict)
+    unique: Sequence[str] | None = None
+    progress: bytes | None = None
+    report: Callable[[dict[str, Any]], None] | None = None
+    outcome: Outcome | None = None
 
     @property
     def level(self) -> int:
@@ -117,6 +125,7 @@ class Inflight:
         stuck: jobs that were settled and did not end; each keeps its slot.
         claimed: jobs that were held so far; it only grows.
         exclusive: the job that must run with nothing else in the process, while there is one.
+        paused_tasks: the paused tasks of each queue that has some, as of the last claim.
         question_ends_s: until when no second job that has cost a worker starts.
     """
 
@@ -136,6 +145,7 @@ class Inflight:
         self.exclusive: ClaimedJob | None = None
         self._questioned: ClaimedJob | None = None
         self.question_ends_s = 0.0
+        self.paused_tasks: dict[QueueKeys, frozenset[str]] = {}
 
     def __len__(self) -> int:
         return len(self._jobs)

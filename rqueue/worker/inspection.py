@@ -141,7 +141,15 @@ class Inspection:
 
     def active_queues(self) -> list[dict[str, Any]]:
         """The queues that the worker claims from."""
-        return [{"name": keys.name, "priority": self.app.queue(keys.name).priority} for keys in self.fetcher.served]
+        return [
+            {
+                "name": keys.name,
+                "priority": self.app.queue(keys.name).priority,
+                "paused": keys in self.fetcher.paused,
+                "paused_tasks": sorted(self.inflight.paused_tasks.get(keys, ())),
+            }
+            for keys in self.fetcher.served
+        ]
 
     async def report(self) -> str:
         """One text for a bug report: versions and settings, and nothing that is secret."""

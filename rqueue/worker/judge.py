@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from rqueue.client.options import TaskOptions, seconds
 from rqueue.config import Limits, WorkerConfig
 from rqueue.errors import MaxRetriesExceeded, UnknownTask
 from rqueue.policy.retry import backoff_s, may_retry
-from rqueue.wire.message import Call
+from rqueue.wire import codec
+from rqueue.wire.history import noted
+from rqueue.wire.message import Call, Onward, fragment
 from rqueue.wire.record import Failure, Letter, Record
 from rqueue.wire.state import State
 from rqueue.worker.inflight import ClaimedJob
@@ -22,17 +24,24 @@ from rqueue.worker.outcome import (
     Expired,
     Failed,
     Interrupted,
+    Moving,
     Outcome,
+    Rejected,
     Release,
+    Revoke,
     Revoked,
     Settlement,
+    Snoozed,
     Succeeded,
+    Transfer,
     Unknown,
     Unreadable,
     WantsRetry,
 )
+from rqueue.worker.perform import failure_of
 
 _NO_TASK = TaskOptions()
+_NO_FIELDS: Final[Mapping[str, bytes | None]] = {}
 RETRY_RECORD_TTL_S = 86_400
 
 
@@ -50,7 +59,7 @@ class Judge:
     config: WorkerConfig
     now_ms: Callable[[], int]
 
-    def decide(
+    def decide(  # noqa: C901 - a case for each outcome
         self, job: ClaimedJob, outcome: Outcome, call: Call | None = None, options: TaskOptions = _NO_TASK
     ) -> Settlement:
         """What is to be done about a job that ended so."""
@@ -59,14 +68,21 @@ class Judge:
                 return self._succeeded(job, result, call, options)
             case WantsRetry():
                 return self._asked_to_retry(job, outcome, call, options)
+            case Snoozed(delay_s):
+                return self._snoozed(job, delay_s, call)
+            case Moving(called, to):
+                return self._moving(job, called, to)
+            case Rejected(failure):
+                return self.failed(job, failure, "rejected", call, options)
             case Failed():
                 return self._raised(job, outcome, call, options)
             case Expired():
                 failure = Failure("JobExpired", "it could not be started in time")
                 return Ack(self._record(State.REVOKED, job, call, failure=failure), self.ttl(options))
             case Revoked():
-                failure = Failure("JobRevoked", "it was cancelled while it ran")
-                return Ack(self._record(State.REVOKED, job, call, failure=failure), self.ttl(options))
+                text = "it was cancelled" if job.started_ms is None else "it was cancelled while it ran"
+                record = self._record(State.REVOKED, job, call, failure=Failure("JobRevoked", text))
+                return Revoke(record, self.ttl(options))
             case Unknown(task):
                 return self._unknown(job, task)
             case Unreadable(reason, text):
@@ -84,11 +100,13 @@ class Judge:
         reason: str,
         call: Call | None = None,
         options: TaskOptions = _NO_TASK,
+        *,
+        is_expected: bool = False,
     ) -> Settlement:
-        """A job that is not tried again: FAILURE, and a dead letter unless the task wants none."""
+        """A job that is not tried again: FAILURE, and a dead letter unless the task wants none, or it is expected."""
         record, ttl = self._record(State.FAILURE, job, call, failure=failure), self.ttl(options)
-        if not options.dead_letter:
-            return Ack(record, ttl)
+        if is_expected or not options.dead_letter:
+            return Ack(record, ttl, is_expected)
         header = job.message.header
         letter = Letter(
             id=job.id,
@@ -123,20 +141,58 @@ class Judge:
         limit = self._limit(call, options) if signal.max_retries is ... else signal.max_retries
         if may_retry(retries, limit):
             delay_s = seconds(options.default_retry_delay) if signal.defer is None else signal.defer
-            return self._retried(job, outcome.failure, delay_s, call)
-        failure = outcome.failure or Failure(MaxRetriesExceeded.__name__, f"no retry left after {retries}")
-        return self.failed(job, failure, "failed", call, options)
+            fields = outcome.fields
+            if signal.queue not in (None, job.keys.name):
+                # It waits here, in one step as ever; whoever claims it when it is due moves it.
+                fields = {**fields, "move": Onward.to(signal.queue).encode()}
+            return self._retried(job, outcome.failure, delay_s, call, options, fields)
+        error = signal.exc
+        if error is None:
+            cause = outcome.failure
+            because = f": {cause.type}: {cause.message}" if cause else ""
+            error = MaxRetriesExceeded(f"no retry left after {retries}{because}")
+            error.__cause__ = signal.__cause__ or signal.__context__
+        is_expected = isinstance(error, options.throws)
+        return self.failed(job, failure_of(error), "failed", call, options, is_expected=is_expected)
 
     def _raised(self, job: ClaimedJob, outcome: Failed, call: Call | None, options: TaskOptions) -> Settlement:
-        if isinstance(outcome.error, options.autoretry_for) and may_retry(
-            job.message.header.retries, self._limit(call, options)
-        ):
-            return self._retried(job, outcome.failure, self._automatic_delay_s(job, options), call)
-        return self.failed(job, outcome.failure, "failed", call, options)
+        error, retries = outcome.error, job.message.header.retries
+        is_automatic = isinstance(error, options.autoretry_for) and not isinstance(error, options.dont_autoretry_for)
+        if is_automatic and may_retry(retries, self._limit(call, options)):
+            return self._retried(job, outcome.failure, self._automatic_delay_s(job, options), call, options)
+        is_expected = isinstance(error, options.throws)
+        return self.failed(job, outcome.failure, "failed", call, options, is_expected=is_expected)
 
-    def _retried(self, job: ClaimedJob, failure: Failure | None, delay_s: float, call: Call | None) -> Defer:
-        message = job.message.changed(retries=job.message.header.retries + 1, id=job.id)
+    def _retried(
+        self,
+        job: ClaimedJob,
+        failure: Failure | None,
+        delay_s: float,
+        call: Call | None,
+        options: TaskOptions,
+        fields: Mapping[str, bytes | None] = _NO_FIELDS,
+    ) -> Settlement:
+        header = {"retries": job.message.header.retries + 1, "id": job.id}
+        if call is not None and failure is not None:
+            history = noted(call.history, self.now_ms(), f"{failure.type}: {failure.message}")
+            fields, call = {**fields, "history": codec.dumps(history)}, replace(call, history=history)
+        try:
+            message = job.message.rewritten(fields, **header) if fields else job.message.changed(**header)
+        except TypeError as exc:  # more levels than JSON is written with: only another producer can have sent them
+            return self.failed(job, failure_of(exc), "failed", call, options)
         return Defer(message, delay_s, self._record(State.RETRY, job, call, failure=failure))
+
+    def _snoozed(self, job: ClaimedJob, delay_s: float, call: Call | None) -> Defer:
+        """Put off as it came. Its record is written anew, since one that says STARTED may stand there."""
+        state = State.RETRY if job.message.header.retries else State.PENDING
+        record = self._record(state, job, call, failure=_last_failure(call))
+        return Defer(job.message.changed(id=job.id), delay_s, record, is_quiet=True)
+
+    def _moving(self, job: ClaimedJob, call: Call, to: Onward) -> Transfer:
+        message = job.message.rewritten({"move": None}, id=job.id, since=0)
+        again = job.message.rewritten({"move": Onward.to(to.queue).encode()}, id=job.id)
+        record = self._record(State.RETRY, job, call, failure=_last_failure(call), moved=to.queue)
+        return Transfer(to, message, record, again)
 
     def _unknown(self, job: ClaimedJob, task: str) -> Settlement:
         """Put off for minutes, since during a deployment another worker may know the task; then a dead letter."""
@@ -170,6 +226,7 @@ class Judge:
         *,
         result: bytes | None = None,
         failure: Failure | None = None,
+        moved: str | None = None,
     ) -> bytes:
         header = job.message.header
         about: dict[str, Any] = {
@@ -182,5 +239,16 @@ class Judge:
             "finished": None if state is State.STARTED else self.now_ms(),
             "parent_id": call.parent_id if call else None,
             "root_id": call.root_id if call else None,
+            "history": (call.history or None) if call else None,
+            "moved": moved,
+            "progress": None if job.progress is None else fragment(job.progress),
         }
         return Record(state, result, failure, about).encode()
+
+
+def _last_failure(call: Call | None) -> Failure | None:
+    """The error of the last retry, as far as the message tells it."""
+    if call is None or not call.history:
+        return None
+    name, _, text = call.history[-1][1].partition(": ")
+    return Failure(name, text)

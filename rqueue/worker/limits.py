@@ -128,8 +128,13 @@ class Limiter:
         return self._alarm.call_later(delay_s, ring)
 
 
-def cancel(job: ClaimedJob) -> None:
-    """End a running job: it is REVOKED, at once or whenever it ends."""
+def cancel(job: ClaimedJob, give_up: Callable[[], None] | None = None) -> None:
+    """End a running job: it is REVOKED, at once or whenever it ends.
+
+    Args:
+        job: the job.
+        give_up: called in the loop when it has not ended by its own after a second; None lets it go on.
+    """
 
     class Cancelled(JobRevoked):
         """The interpreter makes it, without arguments."""
@@ -138,9 +143,8 @@ def cancel(job: ClaimedJob) -> None:
             super().__init__(job.id, f"job {job.id} was cancelled")
 
     job.verdict = Revoked()
-    if not _interrupt(job, Cancelled):
-        return
-    _loop().call_later(GRACE_S, _say_that_it_goes_on, job)
+    if _interrupt(job, Cancelled):
+        _loop().call_later(GRACE_S, *((_say_that_it_goes_on, job) if give_up is None else (give_up,)))
 
 
 def _soften(job: ClaimedJob) -> None:

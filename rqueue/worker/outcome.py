@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from rqueue.errors import Retry
-from rqueue.wire.message import Message
+from rqueue.wire.message import Call, Message, Onward
 from rqueue.wire.record import Failure
 
 # How a run ended
@@ -32,11 +33,34 @@ class WantsRetry:
 
     signal: Retry
     failure: Failure | None
+    fields: Mapping[str, bytes | None] = field(default_factory=dict)  # of its message's object, from now on
+
+
+@dataclass(frozen=True, slots=True)
+class Snoozed:
+    """The task asked to be run later, as if it had not run."""
+
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The task does not want the job."""
+
+    failure: Failure
 
 
 @dataclass(frozen=True, slots=True)
 class Expired:
     """It could not be started in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """It was claimed to go on in another queue, and does not run here."""
+
+    call: Call
+    to: Onward
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,29 +85,60 @@ class Interrupted:
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """It was cancelled while it ran."""
+    """It was cancelled, before it started or while it ran."""
 
 
-Outcome = Succeeded | Failed | WantsRetry | Expired | Unknown | Unreadable | Interrupted | Revoked
+Outcome = (
+    Succeeded
+    | Failed
+    | WantsRetry
+    | Snoozed
+    | Rejected
+    | Moving
+    | Expired
+    | Unknown
+    | Unreadable
+    | Interrupted
+    | Revoked
+)
 
 # What is to be done
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """Settle; keep the record for ``ttl`` ('' for ever, '0' not at all, else seconds)."""
+    """Settle; keep the record for ``ttl`` ('' for ever, '0' not at all, else seconds).
+
+    A failure that is expected is one that the task's ``throws`` names.
+    """
 
     record: bytes
     ttl: str
+    is_expected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Defer:
-    """Put off; ``record`` says why, b'' for nothing."""
+    """Put off; ``record`` says why, b'' for nothing. A quiet one did not fail: it is no run that ended.
+
+    A parked one waits until its task is not paused any more, and can be told from others.
+    """
 
     message: Message
     delay_s: float
     record: bytes = b""
+    is_quiet: bool = False
+    is_parked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Enqueue in another queue, and let go here; while its id is alive there, put off as ``again``."""
+
+    to: Onward
+    message: Message
+    record: bytes
+    again: Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +148,14 @@ class Bury:
     record: bytes
     ttl: str
     letter: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Revoke:
+    """Settle what was cancelled, with its stop; keep the record as in :class:`Ack`."""
+
+    record: bytes
+    ttl: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,4 +170,4 @@ class Track:
     record: bytes
 
 
-Settlement = Ack | Defer | Bury | Release | Track
+Settlement = Ack | Defer | Transfer | Bury | Revoke | Release | Track

@@ -15,14 +15,27 @@ from typing import Any
 from rqueue.client.context import CURRENT, Context, Request
 from rqueue.client.registry import Registry
 from rqueue.client.task import Task
-from rqueue.errors import MalformedMessage, ResultError, Retry
+from rqueue.errors import MalformedMessage, MessageTooLarge, Reject, ResultError, Retry, Snooze
 from rqueue.wire import codec
-from rqueue.wire.keys import MAIN
+from rqueue.wire.history import past_errors
+from rqueue.wire.keys import MAIN, check_queue_name
 from rqueue.wire.message import Call
 from rqueue.wire.record import MAX_ERROR_CHARS, MAX_NAME_CHARS, MAX_TRACEBACK_CHARS, Failure
 from rqueue.worker.inflight import ClaimedJob
 from rqueue.worker.interrupt import Driven, FunctionRun
-from rqueue.worker.outcome import Expired, Failed, Interrupted, Outcome, Succeeded, Unknown, Unreadable, WantsRetry
+from rqueue.worker.outcome import (
+    Expired,
+    Failed,
+    Interrupted,
+    Moving,
+    Outcome,
+    Rejected,
+    Snoozed,
+    Succeeded,
+    Unknown,
+    Unreadable,
+    WantsRetry,
+)
 
 
 def prepare(job: ClaimedJob, registry: Registry, now_ms: int) -> tuple[Call, Task[Any, Any]] | Outcome:
@@ -31,6 +44,9 @@ def prepare(job: ClaimedJob, registry: Registry, now_ms: int) -> tuple[Call, Tas
         call = Call.decode(job.message.body)
     except MalformedMessage as exc:
         return Unreadable("malformed", str(exc))
+    job.unique = call.unique
+    if call.move is not None and call.move.queue != job.keys.name:
+        return Moving(call, call.move)  # by any worker: it need not know the task
     task = registry.find(call.task)
     if task is None:
         return Unknown(call.task)
@@ -54,6 +70,8 @@ def request_of(job: ClaimedJob, call: Call, task: Task[Any, Any]) -> Request:
         worker=job.worker,
         parent_id=call.parent_id,
         root_id=call.root_id or job.id,
+        history=past_errors(call.history) if call.history else (),
+        headers=call.headers or {},
     )
 
 
@@ -73,12 +91,12 @@ async def perform(
         call: its decoded message.
         task: its task.
         threads: where plain functions run; None is the event loop's own pool.
-        max_result_bytes: a larger value fails the job.
+        max_result_bytes: a larger value, or message of a retry with other arguments, fails the job.
         is_soft: it has a soft time limit: a coroutine is run so that it can be told.
     """
     request = request_of(job, call, task)
     CURRENT.set(request)  # this asyncio task's own context: it ends with it
-    args = (Context(request), *call.args) if task.is_bound else tuple(call.args)
+    args = (Context(request, job.report), *call.args) if task.is_bound else tuple(call.args)
     kwargs = dict(call.kwargs or {})
     try:
         if task.needs:
@@ -91,7 +109,11 @@ async def perform(
             value = await _told(job, value, is_soft=is_soft)
         return Succeeded(_encode(value, max_result_bytes))
     except Retry as signal:
-        return WantsRetry(signal, failure_of(signal.exc) if signal.exc is not None else None)
+        return _wants_retry(job, signal, call, task, max_result_bytes)
+    except Snooze as signal:
+        return Snoozed(signal.delay_s)
+    except Reject as signal:
+        return Snoozed(0.0) if signal.requeue else Rejected(failure_of(signal))
     except asyncio.CancelledError as exc:
         return Interrupted() if job.is_interrupted else Failed(exc, failure_of(exc))
     except BaseException as exc:
@@ -114,6 +136,32 @@ def failure_of(error: BaseException) -> Failure:
         _storable(message)[:MAX_ERROR_CHARS],
         _storable(text)[-MAX_TRACEBACK_CHARS:],
     )
+
+
+def _wants_retry(
+    job: ClaimedJob, signal: Retry, call: Call, task: Task[Any, Any], max_bytes: int
+) -> WantsRetry | Failed:
+    """The retry that a task asked for; what cannot be sent is an error, as if ``retry`` had raised it."""
+    error = signal.exc or signal.__cause__ or signal.__context__
+    fields: dict[str, bytes | None] = {}
+    try:
+        if signal.queue is not None:
+            check_queue_name(signal.queue)
+        if signal.new_args is not None or signal.new_kwargs is not None:
+            args = call.args if signal.new_args is None else tuple(signal.new_args)
+            kwargs = call.kwargs or {} if signal.new_kwargs is None else dict(signal.new_kwargs)
+            task.check(args, kwargs)
+            Call(call.task, args, kwargs).encode()  # names what cannot be sent
+            fields = {"args": codec.dumps(args), "kwargs": codec.dumps(kwargs)}
+            size = len(job.message.rewritten(fields | {"history": None}).raw)
+            if size > max_bytes:
+                raise MessageTooLarge(
+                    f"{call.task}: the message of the retry has {size:,} bytes, max_message_bytes is {max_bytes:,}; "
+                    "store large data elsewhere and send a reference"
+                )
+    except (TypeError, ValueError) as exc:
+        return Failed(exc, failure_of(exc))
+    return WantsRetry(signal, None if error is None else failure_of(error), fields)
 
 
 def _storable(text: str) -> str:

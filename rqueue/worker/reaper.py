@@ -11,6 +11,7 @@ from contextlib import suppress
 from rqueue.broker.broker import Broker, Done
 from rqueue.client.options import TaskOptions
 from rqueue.client.registry import Registry
+from rqueue.client.stops import forget
 from rqueue.config import Limits, WorkerConfig
 from rqueue.errors import BrokerError, BrokerUnavailable, MalformedMessage, WorkerLost
 from rqueue.log import event
@@ -20,11 +21,13 @@ from rqueue.wire.message import Call, Header, Message
 from rqueue.wire.record import Failure
 from rqueue.worker.inflight import ClaimedJob, describe
 from rqueue.worker.judge import Judge
-from rqueue.worker.outcome import Ack, Bury
+from rqueue.worker.observers import Listening
+from rqueue.worker.outcome import Ack, Bury, Revoke, Revoked
 
 REAP_AT_ONCE = 50
+FORGET_AT_ONCE = 100
 LOOKS_PER_SEARCH = 5  # a step of the search for lists without an owner: they come only from outside
-_LOOKS_UNTIL_OLD = 12  # dead letters are looked through for old ones once a minute, with the default lease
+_LOOKS_UNTIL_OLD = 12  # old dead letters and forgotten locks are looked for once a minute, with the default lease
 
 
 class Reaper:
@@ -37,6 +40,7 @@ class Reaper:
         judge: makes a failure of a job that has cost too many workers.
         limits: how many dead letters are kept, and for how long.
         config: the heartbeat, and at how many losses a job is a dead letter.
+        observers: told of each job that ended so.
     """
 
     def __init__(
@@ -47,11 +51,14 @@ class Reaper:
         judge: Judge,
         limits: Limits,
         config: WorkerConfig,
+        observers: Listening | None = None,
     ) -> None:
+        self._observers = observers
         self._broker, self._queues, self._tasks, self._judge, self._limits = broker, queues, tasks, judge, limits
         self._heartbeat_s, self._max_deliveries = config.heartbeat_s, config.max_deliveries
         self._seen: set[tuple[str, str]] = set()
         self._cursor = 0
+        self._pruned: dict[str, int] = {}
         self._looks = 0
         self._number = 0
         self._id = secrets.token_hex(4)
@@ -83,6 +90,9 @@ class Reaper:
             for keys in self._queues:
                 await self._broker.announce(keys.name)
                 await self._broker.discard_old(keys, self._limits.dead_ttl_s)
+                for job_id in await self._broker.stale_stops(keys, FORGET_AT_ONCE):
+                    await forget(self._broker, keys, job_id)
+        await self._prune()
         dead = [(keys, worker) for (name, worker), keys in overdue.items() if (name, worker) in self._seen]
         self._seen = set(overdue)
         moved, gone = 0, [*dead, *orphans]
@@ -96,6 +106,13 @@ class Reaper:
             except BrokerError as exc:  # one list is none: the others are reaped all the same
                 event(logging.ERROR, "redis refused to reap", queue=keys.name, worker=worker, error=str(exc))
         return moved
+
+    async def _prune(self) -> None:
+        """Begin once a minute, and go on by a page in each look: however many locks there are, no look takes long."""
+        for keys in self._queues:
+            cursor = self._pruned.get(keys.name, 0)
+            if cursor or self._looks % _LOOKS_UNTIL_OLD == 0:
+                self._pruned[keys.name] = await self._broker.prune(keys, cursor)
 
     async def take_back(self, worker: str, uncharged: bool = False, suspect: str | None = None) -> int:
         """Take back the jobs of a worker whose process is known to be dead; how many. May be repeated.
@@ -148,11 +165,14 @@ class Reaper:
         moved, early = 0, None
         while True:
             raws, started = await self._broker.remains(keys, worker, REAP_AT_ONCE)
+            ids = {raw: Message.id_of(raw) for raw in raws}
             early = set(started) if early is None else early
-            early -= {Message.id_of(raw) for raw in raws}
+            early.difference_update(filter(None, ids.values()))
+            # Cancelled: it goes back as it is, and is REVOKED by whoever claims it.
+            revoked = await self._broker.revoked(keys, [each for each in ids.values() if each])
             back: list[tuple[bytes, int, bytes]] = []
             for raw in raws:
-                fate = self._fate(raw, charged)
+                fate = self._fate(raw, charged) if ids[raw] not in revoked else None
                 if fate is None:
                     back.append((raw, 0, raw))
                 elif not fate.is_dead:
@@ -198,6 +218,8 @@ class Reaper:
         )
         if answer == b"1":
             event(logging.ERROR, "job failed", **describe(job), error="WorkerLost", losses=losses)
+            if self._observers:
+                self._observers.settled(job, settlement)
         return answer is not None
 
     async def _report_early(self, keys: QueueKeys, worker: str, ids: set[str]) -> None:
@@ -206,11 +228,18 @@ class Reaper:
         If we die before this, they are simply not known any more.
         """
         failure = Failure(WorkerLost.__name__, f"its worker died, and it runs at most once; the worker was {worker}")
+        revoked = await self._broker.revoked(keys, list(ids))
         for job_id in ids:
             job = ClaimedJob(keys, worker, Message.build(Header(id=job_id), b"{}"), job_id, rank=0)
             settlement = self._judge.failed(job, failure, "worker lost", None, TaskOptions(dead_letter=False))
-            assert isinstance(settlement, Ack)
-            await self._broker.record(keys, job_id, settlement.record, settlement.ttl, started_by=worker)
+            if job_id in revoked:
+                settlement = self._judge.decide(job, Revoked())
+            assert isinstance(settlement, Ack | Revoke)
+            is_told = await self._broker.record(keys, job_id, settlement.record, settlement.ttl, started_by=worker)
+            if is_told and self._observers:
+                self._observers.settled(job, settlement)
+            if job_id in revoked:
+                await forget(self._broker, keys, job_id)
 
     def _known(self, message: Message) -> tuple[Call | None, TaskOptions]:
         """The call and its task's options, as far as they are known here."""

@@ -8,23 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from rqueue.broker.broker import Broker, Done
+from rqueue.broker.broker import Broker, Done, Enqueued
+from rqueue.client.stops import forget
 from rqueue.config import Limits
-from rqueue.errors import BrokerUnavailable
+from rqueue.errors import BrokerError, BrokerUnavailable
 from rqueue.log import event
 from rqueue.wire.record import Failure, state_of
 from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
 from rqueue.worker.judge import RETRY_RECORD_TTL_S, Judge
-from rqueue.worker.outcome import Ack, Bury, Defer, Release, Settlement, Track
+from rqueue.worker.observers import Listening
+from rqueue.worker.outcome import Ack, Bury, Defer, Release, Revoke, Settlement, Track, Transfer
 
 LANES = 4
 """Batches under way at once for each queue and worker id."""
 
 BATCH_JOBS = 200
 BATCH_BYTES = 1024 * 1024
+MOVE_TTL_S = 86_400
+"""How long the other queue remembers that a job was moved there: a worker may freeze in between for as long."""
+
+_ID_PAUSE_S = 1.0
+_MOVE_PAUSE_S = 10.0
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _REFUSED_PAUSE_S = 5.0
@@ -41,6 +49,7 @@ class Settler:
         limits: how many dead letters are kept, and for how long.
         judge: makes a failure of what Redis refuses to store.
         lanes: their names; a supervisor that settles in a dead worker's name has one that the worker did not use.
+        observers: told of each job that was settled.
 
     Attributes:
         lost: jobs that another worker owned when they were to be settled.
@@ -55,7 +64,9 @@ class Settler:
         limits: Limits,
         judge: Judge,
         lanes: Sequence[int | str] = range(LANES),
+        observers: Listening | None = None,
     ) -> None:
+        self._observers = observers
         self._broker, self._inflight, self._limits, self._judge = broker, inflight, limits, judge
         self._waiting: dict[tuple[int, str], list[Item]] = defaultdict(list)
         self._names = lanes
@@ -151,7 +162,22 @@ class Settler:
             else:
                 for index, item in enumerate(batch):
                     self._close(item, answer[index] if answer is not None else ord("0"))
+                if any(job.unique is not None for job, _, _ in batch):
+                    await self._unlock(batch)
                 return
+
+    async def _unlock(self, batch: Sequence[Item]) -> None:
+        """Take away the locks of jobs that have ended. They count for nothing any more; reapers take what is left."""
+        ended = [
+            (job.unique[1], job.id)
+            for job, settlement, future in batch
+            if job.unique is not None and future is None and isinstance(settlement, Ack | Bury)
+        ]
+        if ended:
+            try:
+                await self._broker.unlock(batch[0][0].keys, ended, if_ended=True)
+            except BrokerError as exc:
+                event(logging.DEBUG, "locks are left to the reapers", jobs=len(ended), error=str(exc))
 
     async def _ask(self, lane: int | str, number: int, batch: Sequence[Item]) -> bytes | None:
         job, settlement, _ = batch[0]
@@ -168,7 +194,8 @@ class Settler:
                 done = _done(*batch[0])
                 return await broker.bury(keys, worker, lane, number, done, letter, keep, keep_s)
             case Defer(message, delay_s, record):
-                raw, ttl_s, early = job.message.raw, RETRY_RECORD_TTL_S, job.is_settled_early
+                raw, early = job.message.raw, job.is_settled_early
+                ttl_s = RETRY_RECORD_TTL_S + math.ceil(delay_s)  # it is there while the job waits
                 return await broker.retry(
                     keys,
                     worker,
@@ -181,11 +208,36 @@ class Settler:
                     record,
                     ttl_s,
                     is_settled_early=early,
+                    is_parked=settlement.is_parked,
                 )
+            case Transfer():
+                return await self._transfer(job, settlement, lane, number)
+            case Revoke():
+                done, early = _done(*batch[0]), job.is_settled_early
+                return await broker.revoke(keys, worker, lane, number, done, is_settled_early=early)
             case Track(record):
                 return b"%d" % await broker.track(keys, worker, job.id, job.message.raw, record, 86_400)
             case Release():
                 return b"%d" % await broker.release(keys, worker, [(job.message.raw, job.id, job.level)])
+
+    async def _transfer(self, job: ClaimedJob, move: Transfer, lane: int | str, number: int) -> bytes | None:
+        """Into the other queue, and then out of this one: from whichever step we die in, another worker goes on.
+
+        Between the two it is in both, and does not run here. The other way round it would be in neither.
+        """
+        broker, message = self._broker, move.message
+        claim = job.keys, job.worker, lane, number, job.message.raw, job.id
+        item = Enqueued(job.id, True, message.header.level, "", message.raw)
+        await broker.announce(move.to.queue)
+        (is_new,) = await broker.enqueue(broker.keys.queue(move.to.queue), move.to.token, 0, 1, [item], MOVE_TTL_S)
+        if is_new is None:  # a job of this id was cancelled there, and has left a trace
+            await forget(broker, broker.keys.queue(move.to.queue), job.id)
+        if not is_new:
+            # Another job of this id lives there; or this one has just come from there, and has not been let go yet.
+            event(logging.WARNING, "job waits to move, its id is alive there", **describe(job))
+            owned = await broker.retry(*claim, move.again.raw, _ID_PAUSE_S)
+            return b"3" if owned == b"1" else owned
+        return await broker.move(*claim, move.record, RETRY_RECORD_TTL_S, move.to.queue)
 
     async def _refused(self, lane: int | str, batch: list[Item], error: Exception) -> None:
         """Redis refuses: in halves, so that the rest is settled; alone, the job fails with what Redis said."""
@@ -198,6 +250,8 @@ class Settler:
         event(logging.ERROR, "redis refused to settle", **(describe(job) | {"error": str(error)}))
         if isinstance(settlement, Track) or future is not None:
             self._close(batch[0], ord("0"))
+        elif isinstance(settlement, Transfer):  # the other queue may be full, or no list: this one has the job
+            await self._send(lane, [(job, Defer(job.message.changed(id=job.id), _MOVE_PAUSE_S), None)])
         elif isinstance(settlement, Ack | Defer):
             failure = Failure(type(error).__name__, f"Redis refused to store how it ended: {error}")
             await self._send(lane, [(job, self._judge.failed(job, failure, "failed"), None)])
@@ -219,17 +273,18 @@ class Settler:
             self.lost += 1
             event(logging.WARNING, "claim lost", **describe(job), was=_name(settlement).lower())
             return
-        if isinstance(settlement, Ack | Bury | Defer) and settlement.record:
+        if mark == ord("3"):
+            return  # put off, and said so
+        is_quiet = isinstance(settlement, Defer) and settlement.is_quiet
+        if isinstance(settlement, Ack | Bury | Defer | Revoke) and settlement.record and not is_quiet:
             self.ended[job.seen.get("task", ""), state_of(settlement.record)] += 1
             self.total += 1
         if mark == ord("2"):
             self.dropped += 1
             event(logging.WARNING, "redis is full, result dropped", **describe(job))
-        level, text = _WORDS[_name(settlement)]
-        if isinstance(settlement, Ack) and "error" in job.seen:
-            level, text = logging.ERROR, "job failed"
-        elif "rate_limit" in job.seen:
-            level = logging.DEBUG  # what a limit puts off is no news, and may be a lot
+        if self._observers:
+            self._observers.settled(job, settlement)
+        level, text = _news(job, settlement)
         event(level, text, **describe(job))
 
 
@@ -237,9 +292,23 @@ _WORDS = {
     "Ack": (logging.INFO, "job done"),
     "Bury": (logging.ERROR, "job failed"),
     "Defer": (logging.WARNING, "job deferred"),
+    "Transfer": (logging.INFO, "job moved"),
+    "Revoke": (logging.INFO, "job revoked"),
     "Release": (logging.INFO, "job released"),
     "Track": (logging.DEBUG, "job tracked"),
 }
+
+
+def _news(job: ClaimedJob, settlement: Settlement) -> tuple[int, str]:
+    """How loud a settled job is, and in which words."""
+    level, text = _WORDS[_name(settlement)]
+    if isinstance(settlement, Ack) and "error" in job.seen:
+        return logging.INFO if settlement.is_expected else logging.ERROR, "job failed"
+    if isinstance(settlement, Defer) and settlement.is_quiet:
+        return logging.INFO, text
+    if "rate_limit" in job.seen or "paused" in job.seen:
+        return logging.DEBUG, text  # what a limit puts off is no news, and may be a lot
+    return level, text
 
 
 def _name(settlement: Settlement) -> str:
@@ -247,5 +316,5 @@ def _name(settlement: Settlement) -> str:
 
 
 def _done(job: ClaimedJob, settlement: Settlement, _: object) -> Done:
-    assert isinstance(settlement, Ack | Bury)
+    assert isinstance(settlement, Ack | Bury | Revoke)
     return Done(job.message.raw, job.id, settlement.record, settlement.ttl)

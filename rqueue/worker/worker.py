@@ -2,7 +2,7 @@
 
     keepalive   the heart, the gauge, the control listener
       outbound  the settler
-        inbound the fetcher, the executor, the promoter, the reaper, the autoscaler
+        inbound the fetcher, the executor, the promoter, the ticker, the reaper, the autoscaler
 
 What is inside ends first: nothing more comes in, then everything is settled, then the lease is given up. Around them
 all stand the app's lifespan, hooks and resources: there before the worker is known to Redis, closed when it is not.
@@ -28,6 +28,8 @@ from rqueue.config import WorkerConfig
 from rqueue.errors import BrokerError, ConfigError
 from rqueue.log import event
 from rqueue.policy.autoscale import Autoscale
+from rqueue.wire.control import HINTS, SCHEDULES_CHANGED
+from rqueue.wire.keys import QueueKeys
 from rqueue.worker.autoscaler import Autoscaler
 from rqueue.worker.commands import Commands
 from rqueue.worker.control import Control
@@ -35,18 +37,22 @@ from rqueue.worker.executor import Executor
 from rqueue.worker.fetcher import Fetcher, register
 from rqueue.worker.gauge import Gauge
 from rqueue.worker.heart import Heart
+from rqueue.worker.herald import read
 from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
 from rqueue.worker.inspection import Inspection
 from rqueue.worker.judge import Judge
 from rqueue.worker.lease import Lease, this_host
 from rqueue.worker.life import Life
+from rqueue.worker.observers import Observers
 from rqueue.worker.outcome import Interrupted
 from rqueue.worker.parent import Nobody, Parent
 from rqueue.worker.pools import executor_for
+from rqueue.worker.progress import Progress
 from rqueue.worker.promoter import Promoter
 from rqueue.worker.reaper import Reaper
 from rqueue.worker.schedule import Schedule
 from rqueue.worker.settler import Settler
+from rqueue.worker.ticker import Ticker
 
 _CANCEL_GRACE_S = 1.0
 _LEAVE_S = 5.0
@@ -157,10 +163,10 @@ class Worker:
         event(logging.INFO, "worker resized", worker=self.id, slots=slots)
 
     async def drain(self, *, scheduled: bool = False) -> None:
-        """Return when nothing waits or runs in the worker's queues.
+        """Return when nothing waits or runs in the worker's queues, but what is paused.
 
         Args:
-            scheduled: and nothing is scheduled.
+            scheduled: and nothing is scheduled, but in paused queues and of paused tasks.
 
         Raises:
             BrokerError: Redis could not be asked, or the worker was stopped meanwhile.
@@ -171,13 +177,21 @@ class Worker:
             self._fetcher.poke()
             await self._idle_or_ended()
             await self._settler.drained()
+            await self._observers.drained()
             claimed = self._inflight.claimed
-            sizes = [await self._broker.sizes(keys) for keys in list(self._fetcher.served)]
-            is_empty = not any(sum(size.waiting) + size.running + size.scheduled * scheduled for size in sizes)
-            if is_empty and idle.is_set() and self._inflight.claimed == claimed:  # nothing moved while it was counted
+            left = sum([await self._left(keys, scheduled=scheduled) for keys in list(self._fetcher.served)])
+            if not left and idle.is_set() and self._inflight.claimed == claimed:  # nothing moved while it was counted
                 return
             # What is left runs elsewhere, or is not due yet, or came meanwhile.
             await asyncio.sleep(0.02)
+
+    async def _left(self, keys: QueueKeys, *, scheduled: bool) -> int:
+        """How many jobs of a queue are to be drained: those that wait for a resume are not."""
+        size = await self._broker.sizes(keys)
+        left = size.claimable + size.running
+        if scheduled and not size.is_paused:
+            left += size.scheduled - (len(await self._broker.parked(keys)) if size.paused_tasks else 0)
+        return left
 
     async def _idle_or_ended(self) -> None:
         idle = asyncio.create_task(self._inflight.signals.idle.wait())
@@ -192,6 +206,7 @@ class Worker:
         """Redis's clock was moved, in a test: what is due now is looked for at once, and the lease is renewed."""
         await self._broker.sync_clock()
         self._schedule.look_now()
+        self._ticker.look_now()
         self._fetcher.poke()
 
     async def ready(self) -> None:
@@ -201,6 +216,11 @@ class Worker:
     def lease_told(self, worker: str, sent_s: float, is_registered: bool) -> None:
         """The supervisor has renewed the lease of that id, or was told that it is not registered."""
         self._heart.told(worker, sent_s, is_registered)
+
+    def told_of_end(self, told: dict[str, Any]) -> None:
+        """The supervisor has settled a job, and its hooks are called here."""
+        if self.has_started and self._observers:
+            self._observers.settled(*read(told, self._client.keys))
 
     async def run(self) -> None:
         """Work until :meth:`stop`.
@@ -214,6 +234,7 @@ class Worker:
         self._wire()
         token = ACTIVE.set(self._resources)
         self._client.workers.add(self)
+        self._client.signals.worker_init.send(self)
         try:
             await self._broker.open()  # first: while Redis is away nothing else is opened, again and again
             if await self._open_resources():
@@ -222,6 +243,7 @@ class Worker:
             self._client.workers.discard(self)
             ACTIVE.reset(token)
             self._executor.close()
+            self._progress.close()
             try:
                 await self._close_resources()
             finally:
@@ -244,11 +266,13 @@ class Worker:
                     if await self._turn_has_come():
                         for service in self._inbound():
                             inbound.start_soon(service.run)
+                        self._client.signals.worker_ready.send(self)
                         await self._stopping.wait()
                         await self._finish()
                     inbound.cancel_scope.cancel()
                 await self._settle_all()
                 outbound.cancel_scope.cancel()
+            await self._end_hooks()
             await self._leave()
             keepalive.cancel_scope.cancel()
 
@@ -264,8 +288,8 @@ class Worker:
         self._is_standby = False
         return not self._stopping.is_set()
 
-    def _inbound(self) -> tuple[Fetcher | Executor | Promoter | Reaper | Autoscaler, ...]:
-        return self._fetcher, self._executor, self._promoter, self._reaper, self._autoscaler
+    def _inbound(self) -> tuple[Fetcher | Executor | Promoter | Ticker | Reaper | Autoscaler, ...]:
+        return self._fetcher, self._executor, self._promoter, self._ticker, self._reaper, self._autoscaler
 
     def _wire(self) -> None:
         """Make the services; they know the broker, the table of claimed jobs and its events, not each other."""
@@ -279,20 +303,40 @@ class Worker:
         stall_s = math.inf if config.pool == "solo" else config.max_loop_stall_s
         self._heart = Heart(client.endpoint, queues, lease, signals, self._card, stall_s, self._is_renewed_by_parent)
         self._gauge = Gauge(inflight, parent, self._card, self._spent)
-        self._settler = Settler(broker, inflight, limits, judge)
-        self._fetcher = Fetcher(broker, queues, inflight, lease, schedule, judge, client.config, config)
+        self._observers = observers = Observers(client.hooks, client.signals, client.tasks)
+        self._settler = Settler(broker, inflight, limits, judge, observers=observers)
+        self._fetcher = Fetcher(broker, queues, inflight, lease, schedule, judge, client.config, config, observers)
         pool = executor_for(config, inflight.slots, self.main_thread)
+        self._progress = self._progress_of(client, broker, judge)
         self._executor = Executor(
-            broker, client.tasks, inflight, lease, judge, limits, config, pool, self._has_stuck, self._parent
+            broker,
+            client.tasks,
+            inflight,
+            lease,
+            judge,
+            limits,
+            config,
+            pool,
+            self._has_stuck,
+            self._parent,
+            self._progress,
+            observers,
         )
         self._promoter = Promoter(broker, queues, schedule, signals.promote)
-        self._reaper = Reaper(broker, queues, client.tasks, judge, limits, config)
+        self._ticker = Ticker(broker, client, self._fetcher.served, lease, config.heartbeat_s)
+        self._reaper = Reaper(broker, queues, client.tasks, judge, limits, config, observers)
         self._resources = Resources(client)
         scale = Autoscale(*config.autoscale) if config.autoscale is not None else None
         self._autoscaler = Autoscaler(broker, self._fetcher.served, inflight, scale, self.resize)
         self._control = Control(
             broker, lease, self._verbs(), self._parent.ask if parent.replaces else None, self._passed_on()
         )
+
+    def _progress_of(self, client: Client, broker: Broker, judge: Judge) -> Progress:
+        if self._config.pool == "solo":  # while a function runs this loop stands still
+            return Progress(judge, lambda: client.session().broker, lambda write: client.portal().spawn(write))
+        loop = asyncio.get_running_loop()
+        return Progress(judge, lambda: broker, lambda write: asyncio.run_coroutine_threadsafe(write(), loop))
 
     def _is_renewed_by_parent(self) -> bool:
         """In the heart's thread. A supervisor that stands still is not relied on: it renews thrice in a heartbeat."""
@@ -346,7 +390,8 @@ class Worker:
         )
         serves = self._parent.serves
         commands = Commands(client.keys, client.tasks, inflight, fetcher, executor, self.resize, self.stop, serves)
-        return {**inspection.verbs(), **commands.verbs()}
+        hints = {SCHEDULES_CHANGED: self._ticker.look_now, **dict.fromkeys(HINTS, fetcher.poke)}
+        return {**inspection.verbs(), **commands.verbs(), **hints}
 
     def _passed_on(self) -> frozenset[str]:
         """Verbs that are the supervisor's: a child that stops is replaced, and one of prefork's is one slot."""
@@ -356,6 +401,8 @@ class Worker:
     async def _finish(self) -> None:
         """Claimed and unstarted jobs go back first; then what runs may end, as long as it is given time."""
         event(logging.INFO, "worker stopping", worker=self.id, running=self.running, held=self.held)
+        how = "cold" if self._stop_now.is_set() else "warm"
+        self._client.signals.worker_shutting_down.send(self, sig=None, how=how, exitcode=0)
         await self._in_time(asyncio.gather(self._executor.stop(), self._fetcher.stop()), math.inf)
         self._give_back(self._inflight.take_held())
         await self._wait_for_running(math.inf, self._must_hurry)
@@ -400,6 +447,13 @@ class Worker:
         await self._in_time(drained, max(self._config.shutdown_timeout_s, _LEAVE_S))
         if not drained.done() or drained.cancelled():
             event(logging.ERROR, "stopped without settling", worker=self.id, jobs=len(self._inflight))
+
+    async def _end_hooks(self) -> None:
+        """Hooks and observers are given as much time as running jobs are."""
+        self._client.signals.worker_shutdown.send(self)
+        if self._observers:
+            await self._in_time(asyncio.ensure_future(self._observers.drained()), self._config.shutdown_timeout_s)
+            self._observers.abandon()
 
     async def _leave(self) -> None:
         """Give up the lease; what is still in the list is the reapers'."""

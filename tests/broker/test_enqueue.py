@@ -142,6 +142,8 @@ async def test_a_batch_is_remembered_for_two_minutes(broker, keys, raw, job):
     """
     await broker.enqueue(keys, "p", 0, 1, [job("a")])
     assert 115 <= await raw("TTL", keys.sent("p")) <= 120
+    await broker.enqueue(keys, "q", 0, 1, [job("b")], 86_400)
+    assert 86_395 <= await raw("TTL", keys.sent("q")) <= 86_400
 
 
 async def test_a_chosen_id_that_is_alive_is_left_alone(broker, keys, seed, dump, message, job):
@@ -209,3 +211,21 @@ async def test_a_batch_beyond_luas_stack_is_taken_or_refused_whole(broker, keys,
 
 def _ms(time: list[bytes]) -> int:
     return int(time[0]) * 1000 + int(time[1]) // 1000
+
+
+async def test_an_id_with_a_stop_of_an_earlier_job_is_not_enqueued(broker, keys, seed, dump, message, job):
+    """It would be revoked in the earlier one's place. Breaks when it is alive, or its earlier record goes.
+
+    The others of the batch are not kept from it, and the same batch again gets the first answer.
+    """
+    await seed({"stops": {"job:a": 0}, "jobs": {"c"}, "result:a": b"kept"})
+    batch = [job("a", custom=True), job("b", custom=True), job("c", custom=True), job("d")]
+    for _ in range(2):
+        assert await broker.enqueue(keys, "p", 0, 1, batch) == [None, True, False, True]
+        assert await dump() == {
+            "main": [message("d"), message("b")],
+            "jobs": {"b", "c", "d"},
+            "stops": {"job:a": "past"},
+            "result:a": b"kept",
+            "sent:p": ("ttl", {"0": b"1 2101"}),
+        }

@@ -43,6 +43,35 @@ async def test_enqueue_fails_and_has_changed_nothing(broker, keys, seed, dump, f
     assert await dump() == stored
 
 
+@pytest.mark.parametrize("custom", [False, True])
+@pytest.mark.parametrize("lock", ["unique 60000 k", "unique 0 free", "debounce 0 k", "throttle 9 k"])
+async def test_admit_fails_and_has_changed_nothing(broker, keys, seed, dump, fill, message, job, lock, custom):
+    """As enqueue. Breaks when a lock, a throttle's key or a scheduled message is written by a write that is let in."""
+    await seed(
+        {
+            "jobs": {"x"},
+            "unique": {"k": b"x", "free": b"gone"},
+            "result:a": b"an earlier job's",
+            "scheduled": {"x": "future"},
+            "scheduled:messages": {"x": message("x")},
+        }
+    )
+    await fill()
+    stored = await dump()
+    with pytest.raises(BrokerFull):
+        await broker.admit(keys, "p", 0, 1, [job("a", due="+9", custom=custom)._replace(lock=lock)])
+    assert await dump() == stored
+
+
+async def test_unlock_and_prune(broker, keys, seed, dump, fill):
+    """A full Redis drains of locks too. Breaks when they write anything but what frees."""
+    await seed({"jobs": {"x"}, "unique": {"a": b"gone", "b": b"gone", "c": b"x"}})
+    await fill()
+    assert await broker.unlock(keys, [("a", "gone")], if_ended=True) == 1
+    assert await broker.prune(keys) == 0
+    assert await dump() == {"jobs": {"x"}, "unique": {"c": b"x"}}
+
+
 async def test_a_batch_that_was_answered_is_answered_again(broker, keys, dump, fill, job):
     """A repeated enqueue is harmless, also when Redis has become full meanwhile. Breaks when a write comes first."""
     await broker.enqueue(keys, "p", 0, 1, [job("a")])
@@ -169,6 +198,21 @@ async def test_retry(broker, keys, seed, dump, fill, message):
     }
 
 
+async def test_move(broker, keys, seed, dump, fill, message, listen):
+    """A full Redis drains; whoever waits is still told where the job went. Breaks when the record comes first."""
+    await seed({"processing:w": [message("a")], "jobs": {"a"}, "started:w": {"a"}, **ALIVE})
+    heard = await listen("result:a")
+    await fill()
+    record = b'{"state":"RETRY","task":"t","moved":"reports","error":{"type":"E","message":"%s"}}' % (b"x" * 1000)
+    assert await broker.move(keys, "w", 0, 1, message("a"), "a", record, 60, "reports") == b"1"
+    assert await heard() == record
+    assert await dump() == {
+        "result:a": ("ttl", b'{"state":"RETRY","moved":"reports"}'),
+        "settled:w": ("ttl", {"0": b"1 1"}),
+        **ALIVE,
+    }
+
+
 async def test_bury(broker, keys, seed, dump, fill, message, done):
     """A full Redis drains also of what fails. Breaks when the letter is written before the list shrinks."""
     await seed({"processing:w": [message("a")], "jobs": {"a"}, **ALIVE})
@@ -275,3 +319,39 @@ async def test_a_backlog_that_filled_redis_is_worked_off(broker, keys, raw, dump
     assert sum(name.startswith("result:") for name in stored) == sent
     assert stored["counts"] == ("ttl", {"SUCCESS": b"%d" % sent})
     assert (stored["main"], stored["jobs"]) == ([message("after")], {"after"})
+
+
+async def test_cancelling(broker, keys, seed, dump, fill, message):
+    """An operator can stop what fills it. Breaks when a cancel, or its settle, begins with a write that grows."""
+    record = b'{"state":"REVOKED","error":{"type":"JobRevoked","message":"it was cancelled"}}'
+    small = ("ttl", b'{"state":"REVOKED","dropped":true}')
+    await seed({"main": [message("a")], "processing:w": [message("b")], "jobs": {"a", "b", "c"}, **ALIVE})
+    await seed({"started:w": {"c"}})
+    await fill()
+    assert await broker.cancel(keys, Done(b"", "c", record, "60"), ["w"]) == (2, "w")
+    assert await broker.cancel(keys, Done(b"", "a", record, "60"), ["w"]) == (1, None)
+    assert await broker.cancel(keys, Done(b"", "b", record, "60"), ["w"]) == (2, "w")
+    assert await broker.revoke(keys, "w", 0, 1, Done(message("b"), "b", record, "60")) == b"1"
+    assert await broker.forget(keys, "b", ["w"]) == 0
+    assert await dump() == {
+        "result:a": small,
+        "result:b": small,
+        "counts": ("ttl", {"REVOKED": b"2"}),
+        "settled:w": ("ttl", {"0": b"1 1"}),
+        "started:w": {"c"},
+        "jobs": {"c"},
+        "stops": {"job:c": "past"},
+        **ALIVE,
+    }
+
+
+async def test_pause_and_resume(broker, keys, seed, dump, fill):
+    """What fills a Redis can be stopped. Breaks when the stop is refused, or what is declared."""
+    await seed(ALIVE)
+    await fill()
+    assert await broker.declare("queue:email")
+    assert await broker.pause(keys, "queue")
+    assert (await dump())["stops"] == {"queue": "past"}
+    assert await broker.resume(keys, "queue")
+    assert await broker.withdraw("queue:email")
+    assert await dump() == {"main": [b""], **ALIVE}

@@ -130,3 +130,10 @@ async def test_a_list_that_was_mended_gets_its_jobs(broker, keys, raw, seed, dum
     await raw("DEL", keys.lists[5])
     assert await broker.promote(keys) == (1, None)
     assert await dump() == {"main": [b""], "p5": [message("a", 5)]}
+
+
+async def test_a_cancelled_job_goes_where_no_block_takes_it(broker, keys, seed, dump, message):
+    """A block does not know of stops. Breaks when a retry that was cancelled while it ran goes to the main list."""
+    await seed({"scheduled": {"a": "past"}, "scheduled:messages": {"a": message("a")}, "stops": {"job:a": 0}})
+    assert await broker.promote(keys) == (1, None)
+    assert await dump() == {"main": [b""], "p10": [message("a")], "stops": {"job:a": "past"}}

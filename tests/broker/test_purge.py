@@ -59,3 +59,11 @@ async def test_what_cannot_be_read_goes_too(broker, keys, seed, dump, message):
     await seed({"main": [b"1 nonsense", b"\xff\x00", b"1 - 0 0 0 - {}", message("a")], "jobs": {"a", "-"}})
     assert await broker.purge(keys) == 4
     assert "main" not in await dump()
+
+
+async def test_stops_go_with_what_they_stopped(broker, keys, seed, dump, message):
+    """Nothing leaks. Breaks when a stop stays, or a pause or another job's stop goes."""
+    await seed({"main": [message("a")], "p10": [message("b")], "jobs": {"b"}, "stops": {"job:a": 0, "job:b": 0}})
+    await seed({"stops": {"job:c": 0, "queue": 0}})
+    assert await broker.purge(keys) == 2
+    assert await dump() == {"stops": {"job:c": "past", "queue": "past"}}

@@ -215,3 +215,11 @@ async def test_a_message_that_somebody_else_moved_keeps_its_mark_and_its_id(brok
     await seed(state)
     assert await broker.reap(keys, "w", items(message("a"))) == 0
     assert await dump() == state
+
+
+async def test_a_cancelled_job_goes_where_no_block_takes_it(broker, keys, seed, dump, message):
+    """A block does not know of stops. Breaks when it goes back to the main list."""
+    await seed({"processing:w": [message("a")], "workers": {"w": "past"}, "stops": {"job:a": 0}})
+    assert await broker.reap(keys, "w", [(message("a"), 0, message("a"))]) == 1
+    state = {"processing:w": ("ttl", b"reaped"), "main": [b""], "p10": [message("a")], "stops": {"job:a": "past"}}
+    assert await dump() == state

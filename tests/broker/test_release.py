@@ -84,3 +84,10 @@ async def test_a_list_that_is_none_loses_no_message(broker, keys, seed, dump, me
     with contextlib.suppress(BrokerError):
         await broker.release(keys, "w", [(message("a", 5), "a", 5)])
     assert (await dump()).get("processing:w") == [message("a", 5)]
+
+
+async def test_a_cancelled_job_goes_where_no_block_takes_it(broker, keys, seed, dump, message):
+    """A block does not know of stops. Breaks when it goes back to the main list."""
+    await seed({"processing:w": [message("b"), message("a")], "stops": {"job:a": 0}, **ALIVE})
+    assert await broker.release(keys, "w", [(message("b"), "b", 0), (message("a"), "a", 0)]) == 2
+    assert await dump() == {"main": [message("b")], "p10": [message("a")], "stops": {"job:a": "past"}, **ALIVE}

@@ -61,3 +61,13 @@ async def test_a_list_that_is_none_loses_no_letter(broker, keys, seed, dump, mes
     with contextlib.suppress(BrokerError):
         await broker.revive(keys, "a", b"letter", "a", message("a", 5), 5)
     assert (await dump())["dead:letters"] == LETTERS["dead:letters"]
+
+
+async def test_a_stop_of_an_earlier_job_is_forgotten_first(broker, keys, seed, dump, message):
+    """It would be revoked in the earlier one's place. Breaks when the letter goes all the same."""
+    state = {"dead": {"a": "past"}, "dead:letters": {"a": b"letter"}, "stops": {"job:a": "past"}}
+    await seed({**state, "stops": {"job:a": 0}})
+    assert await broker.revive(keys, "a", b"letter", "a", message("a"), 0) == 3
+    assert await dump() == state
+    assert await broker.forget(keys, "a", []) == 1
+    assert await broker.revive(keys, "a", b"letter", "a", message("a"), 0) == 1

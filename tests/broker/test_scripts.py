@@ -11,9 +11,11 @@ from rqueue.broker import broker as broker_module
 from rqueue.broker import scripts
 from rqueue.broker.broker import Broker
 from rqueue.broker.scripts import SCRIPTS, check_schema
-from rqueue.wire.state import LIFECYCLE, VERBS_WITHOUT_SCRIPT, WORKER_VERBS
+from rqueue.wire.state import LIFECYCLE, OTHER_VERBS, VERBS_WITHOUT_SCRIPT, WORKER_VERBS
 
-VERBS = {move.verb for move in LIFECYCLE} | set(WORKER_VERBS)
+VERBS = {move.verb for move in LIFECYCLE} | {*WORKER_VERBS, *OTHER_VERBS}
+
+
 OTHER_TESTS = {"broker", "endpoint", "full", "link", "pulse", "scripts", "subscription"}
 
 GOOD = """\

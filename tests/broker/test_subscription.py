@@ -225,3 +225,21 @@ async def test_a_quiet_connection_is_asked_whether_it_is_there(broker, raw):
         assert await heard.get() == (b"a", b"1")
     assert listening.empty()
     await subscription.close()
+
+
+async def test_a_patterns_messages_come_with_their_channel(broker, raw):
+    """Breaks when the pattern is taken for the channel, or PSUBSCRIBE's confirmation for nothing."""
+    messages: asyncio.Queue = asyncio.Queue()
+    listening: asyncio.Queue = asyncio.Queue()
+    subscription = Subscription(
+        broker.endpoint.connection, lambda *each: messages.put_nowait(each), listening.put_nowait, patterns=True
+    )
+    try:
+        subscription.add(b"a*")
+        async with asyncio.timeout(5):
+            assert await listening.get() == [b"a*"]
+            for channel in (b"b", b"ab"):
+                await raw("PUBLISH", channel, b"1")
+            assert await messages.get() == (b"ab", b"1")
+    finally:
+        await subscription.close()

@@ -46,3 +46,23 @@ async def test_a_worker_that_was_reaped_is_told_that_its_claim_is_lost(broker, k
     await seed(state)
     assert not await broker.track(keys, "w", "a", message("a"), RECORD, 60)
     assert await dump() == state
+
+
+async def test_a_job_that_was_settled_before_it_started_is_known_by_its_mark(broker, keys, seed, dump, message):
+    """It is in no list. Breaks when its record is refused, or written after its end or by a worker that was reaped."""
+    state = {"workers": {"w": "future"}, "started:w": {"a"}}
+    await seed(state)
+    for _ in range(2):  # a lost reply: sent again
+        assert await broker.track(keys, "w", "a", message("a"), RECORD, 60, is_settled_early=True)
+    assert await dump() == {**state, "result:a": ("ttl", RECORD)}
+    assert not await broker.track(keys, "w", "b", message("b"), RECORD, 60, is_settled_early=True)
+    assert not await broker.track(keys, "v", "a", message("a"), RECORD, 60, is_settled_early=True)
+    assert await dump() == {**state, "result:a": ("ttl", RECORD)}
+
+
+async def test_its_record_stays_when_its_worker_was_reaped(broker, keys, seed, dump, message):
+    """Breaks when the mark alone counts: a reaper has reported the job as lost."""
+    state = {"started:w": {"a"}, "result:a": ("ttl", b"the reaper's")}
+    await seed(state)
+    assert not await broker.track(keys, "w", "a", message("a"), RECORD, 60, is_settled_early=True)
+    assert await dump() == state

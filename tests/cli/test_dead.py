@@ -1,4 +1,4 @@
-"""``dead list|show|retry|purge``: what an operator sees and does, with its exit codes."""
+"""``dead list|show|edit|retry|purge``: what an operator sees and does, with its exit codes."""
 
 import json
 
@@ -62,6 +62,7 @@ def test_list_as_json(command):
         "task": "shop.a",
         "reason": "failed",
         "died": "1970-01-01T00:00:01+00:00",
+        "attempts": 4,
         "retries": 3,
         "losses": 0,
         "error": "ValueError: no good",
@@ -155,3 +156,87 @@ def test_purge_of_all_asks_first(command):
     assert ids(command) == {"c3"}
     assert json.loads(command("dead", "purge", "--all", "--yes", "--json").stdout) == {"purged": 1}
     assert ids(command) == set()
+
+
+def test_filters_by_error_and_age(command):
+    assert ids(command, "--error", "NO good") == {"a1"}
+    assert ids(command, "--older-than", "3d") == {"a1", "b2", "c3"}
+    assert ids(command, "--newer-than", "1h") == set()
+    assert len(ids(command, "--offset", "2")) == 1
+    assert command("dead", "list", "--older-than", "soon").stderr == (
+        "rqueue: age 'soon': write it as 90s, 15m, 3h or 7d\n"
+    )
+    assert json.loads(command("dead", "purge", "--all", "--yes", "--error", "neither", "--json").stdout) == {
+        "purged": 1
+    }
+    assert ids(command) == {"a1", "b2"}
+
+
+def test_show_in_full(command):
+    shown = command("dead", "show", "a1").stdout
+    assert "attempts: 4\n" in shown
+    assert "args: []\n" in shown
+    assert command("dead", "show", "c3", "--raw").stdout_bytes == b"\xff{"
+
+
+def test_edit_by_options(command, store):
+    shown = command("dead", "edit", "a1", "--args", '[1,{"$bytes":"/w=="}]', "--kwargs", '{"b":2}', "--priority", "3")
+    assert (shown.exit_code, shown.stdout) == (0, "a1: changed\n")
+    message = json.loads(command("dead", "show", "a1", "--json").stdout)["message"]
+    assert message == '1 3 2 3 0 a1 {"task":"shop.a","args":[1,{"$bytes":"/w=="}],"kwargs":{"b":2}}'
+    shown = command("dead", "edit", "a1", "--priority", "0", "--retry", "--json")
+    assert json.loads(shown.stdout) == {"id": "a1", "answer": "waiting"}
+    assert store.lrange("rqueue:{email}", 0, -1) == [message.replace("1 3 2 3", "1 - 0 0", 1)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["zz", "--args", "[]"], 4),
+        (["c3", "--args", "[]"], 1),
+        (["a1", "--args", "{}"], 2),
+        (["a1", "--args", "nonsense"], 2),
+        (["a1", "--kwargs", "[]"], 2),
+        (["a1"], 2),
+        (["zz"], 4),
+        (["c3"], 1),
+    ],
+)
+def test_edit_of_what_cannot_be(command, arguments, code):
+    before = command("dead", "list", "--json").stdout
+    shown = command("dead", "edit", *arguments)
+    assert (shown.exit_code, shown.stderr.startswith("rqueue: ")) == (code, True)
+    assert command("dead", "list", "--json").stdout == before
+
+
+@pytest.mark.parametrize(
+    ("after", "code"),
+    [
+        ('{"args": [5], "kwargs": {}, "priority": 4}', 0),
+        ('{"args": [], "kwargs": {}, "priority": null}', 1),
+        ('{"args": []}', 2),
+        ("nonsense", 2),
+    ],
+)
+def test_edit_by_hand(command, monkeypatch, after, code):
+    """At a terminal; only what is different from what was shown is changed."""
+    shown_to = []
+
+    def edited(text, suffix):
+        shown_to.append((json.loads(text), suffix))
+        return after
+
+    monkeypatch.setattr("rqueue.cli.editor.is_there", lambda: True)
+    monkeypatch.setattr("rqueue.cli.editor.edited", edited)
+    assert command("dead", "edit", "a1").exit_code == code
+    assert shown_to == [({"args": [], "kwargs": {}, "priority": None}, ".json")]
+    if not code:
+        message = json.loads(command("dead", "show", "a1", "--json").stdout)["message"]
+        assert message == '1 4 2 3 0 a1 {"task":"shop.a","args":[5]}'
+
+
+def test_retry_with_other_options(command, store):
+    shown = command("dead", "retry", "a1", "--priority", "9", "--max-retries", "1", "--time-limit", "5")
+    assert shown.exit_code == 0
+    (message,) = store.lrange("rqueue:{email}:p9", 0, -1)
+    assert message == '1 9 0 0 0 a1 {"task":"shop.a","max_retries":1,"time_limit":5.0}'

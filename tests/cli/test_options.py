@@ -44,12 +44,18 @@ def test_there_are_the_commands_of_the_design():
         ("status",),
         ("top",),
         ("inspect",),
+        ("cancel",),
         ("control",),
+        ("pause",),
+        ("resume",),
+        ("events",),
         ("health",),
         ("dead", "list"),
         ("dead", "show"),
+        ("dead", "edit"),
         ("dead", "retry"),
         ("dead", "purge"),
+        *(("schedule", name) for name in ["list", "show", "add", "edit", "pause", "resume", "trigger", "remove"]),
     }
 
 
@@ -64,4 +70,4 @@ def test_help_renders(command, path):
         shown = command(*path, flag)
         assert shown.exit_code == 0
         assert "Usage: " in shown.stdout
-        assert "Exit codes: 0 success" in shown.stdout or path == ("dead",)
+        assert "Exit codes: 0 success" in shown.stdout or path in {("dead",), ("schedule",)}

@@ -9,6 +9,8 @@ import pytest
 from rqueue import RQueue
 from rqueue.broker.broker import Done
 from rqueue.client.admin import Admin, DeadLetter, Retried
+from rqueue.client.letters import Changes
+from rqueue.errors import ConfigError
 from rqueue.wire.message import Call, Header
 from rqueue.wire.record import Failure, Letter
 
@@ -172,6 +174,15 @@ async def test_a_job_that_is_alive_keeps_its_letter(app, admin):
     assert await admin.dead_letter("a") is not None
 
 
+async def test_a_stop_that_an_earlier_job_left_does_not_meet_the_retried_one(app, admin):
+    """It was cancelled, and had ended by itself. Breaks when the letter's job is revoked in its place."""
+    await bury(app, Letter("a", "failed", message("a")))
+    call, stops = app.session().broker._link.call, app.keys.queue("email").stops
+    await call(b"ZADD", stops, 0, b"job:a")
+    assert await admin.dead_retry(["a"]) == Retried(waiting=("a",))
+    assert not await call(b"EXISTS", stops)
+
+
 async def test_all_that_match_over_many_pages(app, admin):
     """More than two pages; those that do not match stay, and none is skipped while others leave."""
     kinds = ("shop.a", "shop.b")
@@ -200,6 +211,84 @@ async def test_a_letter_that_cannot_be_read_is_shown_and_can_be_purged(app, admi
     assert (await admin.dead_letter("a")) is not None
     assert (await admin.dead_retry(["a"])).unreadable == ("a",)
     assert await admin.dead_purge(["a"]) == 1
+
+
+async def test_filters_by_error_and_age_and_pages(app, admin):
+    now = app.session().broker.clock.now_ms()
+    for number in range(5):
+        failure = Failure("ValueError", f"bad {number}")
+        await bury(
+            app, Letter(f"{number}", "failed", message(f"{number}"), "shop.a", failure, now - number * 3_600_000)
+        )
+        await app.session().broker._link.call(b"ZADD", app.keys.queue("email").dead, now - number, f"{number}")
+
+    async def ids(**which):
+        return [dead.letter.id for dead in await admin.dead(**which)]
+
+    assert await ids(error="BAD 3") == ["3"]
+    assert await ids(older_than=2.5 * 3600) == ["3", "4"]
+    assert await ids(newer_than=2.5 * 3600, older_than=1800) == ["1", "2"]
+    assert await ids(limit=2, offset=1) == ["1", "2"]
+    assert (await admin.dead_retry(["0", "4"], older_than=3600)).missing == ("0",)
+    assert await admin.dead_purge(error="bad 2") == 1
+    assert await ids() == ["0", "1", "3"]
+
+
+async def test_a_letter_is_edited_and_stays_dead(app, admin):
+    raw = b'1 - 1 3 9 a {"task":"shop.a","args":[1],"theirs":{"x":1.0}}'
+    await bury(app, Letter("a", "failed", raw, "shop.a", Failure("ValueError", "no", "here"), 5, 3, 1))
+    assert await admin.dead_edit("a", args=[2], priority=7) == "edited"
+    found = await admin.dead_letter("a")
+    assert found.letter.raw == b'1 7 1 3 9 a {"task":"shop.a","args":[2],"theirs":{"x":1.0}}'
+    assert (found.letter.failure.traceback, found.letter.died, found.attempts) == ("here", 5, 5)
+    assert await lists(app) == {}
+    assert (await admin.dead_retry(["a"], changes=Changes(priority=None, max_retries=1))).waiting == ("a",)
+    assert await lists(app) == {0: [b'1 - 0 0 0 a {"task":"shop.a","args":[2],"theirs":{"x":1.0},"max_retries":1}']}
+
+
+async def test_a_letter_is_edited_and_waits_again_in_one_step(app, admin):
+    await bury(app, Letter("a", "failed", message("a")))
+    assert await admin.dead_edit("a", kwargs={"b": 2}, retry=True) == "waiting"
+    assert await lists(app) == {0: [b'1 - 0 0 0 a {"task":"shop.a","kwargs":{"b":2}}']}
+    assert await admin.dead() == []
+
+
+async def test_an_edit_of_what_has_changed_since_it_was_read(app, admin):
+    """Two operators: the second one is told, and nothing of the first one's is lost."""
+    await bury(app, Letter("a", "failed", message("a")))
+    found = await admin.dead_letter("a")
+    (listed,) = await admin.dead()
+    assert await admin.dead_edit(found, args=[1]) == "edited"
+    assert await admin.dead_edit(listed, args=[2]) == "missing"
+    assert await admin.dead_edit(listed, args=[2], retry=True) == "missing"
+    assert (await admin.dead_letter("a")).call.args == [1]
+    assert await admin.dead_edit("absent", args=[1]) == "missing"
+
+
+async def test_an_edit_that_cannot_be_done_changes_nothing(app, admin):
+    await bury(app, Letter("a", "failed", message("a")), Letter("b", "malformed", b"\xff"))
+    before = await admin.dead()
+    for wrong in ({"args": 5}, {"priority": 0}, {}):
+        with pytest.raises(ConfigError):
+            await admin.dead_edit("a", **wrong)
+    with pytest.raises(ConfigError):
+        await admin.dead_retry(["a"], changes=Changes(priority=0))
+    assert await admin.dead_edit("b", args=[1]) == "unreadable"
+    await app.task(name="shop.a")(print).options(queue="email", job_id="a").enqueue()
+    assert await admin.dead_edit("a", args=[1], retry=True) == "alive"
+    assert await admin.dead() == before
+
+
+async def test_an_expired_letter_may_run_again(app, admin):
+    @app.task(name="shop.a")
+    async def answer() -> int:
+        return 42
+
+    raw = b'1 - 0 0 0 a {"task":"shop.a","expires":5}'
+    await bury(app, Letter("a", "failed", raw))
+    assert (await admin.dead_retry(["a"], changes=Changes(expires=None))).waiting == ("a",)
+    async with app.worker(["email"]):
+        assert await app.job("a").result(30) == 42
 
 
 async def test_a_namespace_sees_its_own_only(app, url):

@@ -103,6 +103,69 @@ async def test_a_retry_carries_its_error_to_the_end(app):
         assert (info.state, info.attempts) == (State.FAILURE, 3)
 
 
+async def test_a_retry_without_an_error_ends_with_what_was_being_handled_as_its_cause(memory_app):
+    @memory_app.task(bind=True, max_retries=1)
+    async def flaky(self: Context) -> None:
+        try:
+            raise OSError("away")  # noqa: TRY301
+        except OSError:
+            self.retry(countdown=0.001)
+
+    async with memory_app, memory_app.worker():
+        job = await flaky.enqueue()
+        with pytest.raises(JobFailed, match="MaxRetriesExceeded: no retry left after 1: OSError: away") as caught:
+            await job.result(timeout=10)
+        assert "The above exception was the direct cause" in caught.value.traceback
+        (past,) = (await job.info()).history
+        assert past.error == "OSError: away"
+        assert abs((datetime.now(UTC) - past.at).total_seconds()) < 60
+
+
+async def test_a_retry_may_change_the_arguments(app):
+    """Of all next runs. What is not named stays as it is."""
+
+    @app.task(bind=True)
+    async def grow(self: Context, *sizes: int, by: bytes = b"") -> list:
+        if self.request.retries == 0:
+            self.retry(countdown=0.001, args=(5, 6))
+        if self.request.retries == 1:
+            self.retry(countdown=0.001, kwargs={"by": b"\xff"}, exc=OSError("again"))
+        if self.request.retries == 2:
+            self.retry(countdown=0.001)
+        return [sizes, by, [past.error for past in self.request.history]]
+
+    async with app, app.worker():
+        job = await grow.options(priority=4).enqueue(1, by=b"old")
+        assert await job.result(timeout=10) == [[5, 6], b"\xff", ["OSError: again"]]
+        assert (await job.info()).history[0].error == "OSError: again"
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"args": (1, 2)}, "TypeError: pick(number: object) -> None: too many positional arguments"),
+        ({"kwargs": {"other": 1}}, "TypeError"),
+        ({"args": 5}, "TypeError"),
+        ({"args": ({1},)}, "TypeError: pick: argument 1 cannot be sent as JSON"),
+        ({"args": ("x" * 2_000_000,)}, "MessageTooLarge: pick: the message of the retry has 2,000,1"),
+        ({"queue": "no queue"}, "ConfigError: queue 'no queue'"),
+    ],
+)
+async def test_a_retry_that_cannot_be_sent_fails_the_job(memory_app, change, error):
+    """As enqueue would. Breaks when the message is stored, and every next run fails, or no worker can read it."""
+
+    @memory_app.task(bind=True, name="pick")
+    async def pick(self: Context, number: object) -> None:
+        self.retry(countdown=0.001, exc=OSError("away"), **change)
+
+    async with memory_app, memory_app.worker():
+        job = await pick.enqueue(1)
+        with pytest.raises(JobFailed) as caught:
+            await job.result(timeout=10)
+        assert error in str(caught.value)
+        assert (await job.info()).attempts == 1
+
+
 async def test_a_retry_without_an_error_says_so_at_the_end(memory_app):
     @memory_app.task(bind=True, max_retries=1)
     def flaky(self: Context) -> None:
@@ -139,6 +202,8 @@ async def test_the_job_knows_what_it_is(app):
             "worker": worker.id,
             "parent_id": None,
             "root_id": job.id,
+            "history": [],
+            "headers": {},
         }
 
 
@@ -218,3 +283,24 @@ async def test_what_a_finished_job_left_running_still_names_it(memory_app):
         with contextlib.suppress(TimeoutError):
             await job.result(timeout=10)
         assert await kept[0] == job.id
+
+
+async def test_a_job_reads_its_headers_and_its_children_have_none(app):
+    """They are what one call is given. Breaks when they are inherited, or cost a message without them a byte."""
+
+    @app.task(bind=True)
+    async def child(self):
+        return dict(self.request.headers)
+
+    @app.task(bind=True)
+    async def parent(self):
+        return [dict(self.request.headers), (await child.enqueue()).id]
+
+    async with app, app.worker():
+        given = {"tenant": "acme", "raw": b"\0", "n": [1, None]}
+        mine, child_id = await (await parent.options(headers=given).enqueue()).result(10)
+        assert mine == given
+        assert await app.job(child_id).result(10) == {}
+        assert await (await child.options(headers={}).enqueue()).result(10) == {}
+        with pytest.raises(TypeError, match="header 'x' cannot be sent as JSON"):
+            await child.options(headers={"x": {1, 2}}).enqueue()

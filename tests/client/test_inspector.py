@@ -83,7 +83,8 @@ async def test_somebody_elses_words_are_no_answer(app, workers):
     inspector = Inspector(app)
     pings, queues = await asyncio.gather(inspector.ask("ping", timeout=5), inspector.ask("active_queues", timeout=5))
     assert [answer.ok for answer in pings.answers] == ["pong", "pong"]
-    assert all(answer.ok == [{"name": "default", "priority": 5}] for answer in queues.answers)
+    queue = {"name": "default", "priority": 5, "paused": False, "paused_tasks": []}
+    assert all(answer.ok == [queue] for answer in queues.answers)
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,13 @@ from rqueue import (
     JobInfo,
     JobNotFound,
     JobRevoked,
+    Queue,
     ResultNotKept,
     State,
     WaitTimeout,
 )
 from rqueue.client.job import value_of
+from rqueue.client.options import TaskOptions
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -309,3 +311,73 @@ def test_each_end_is_a_job_error():
 async def test_a_handle_shows_what_it_is(memory_app):
     job = memory_app.job("a", "email")
     assert repr(job) == "Job('a', queue='email')"
+
+
+# --- a job that goes on in another queue ------------------------------------------------------------------------------
+
+
+def wanderer(app, **options):
+    """A task that goes to the queues that it is given, one after the other, and tells where it ran."""
+
+    @app.task(bind=True, name="wander", max_retries=None, default_retry_delay=0.001, **options)
+    async def wander(self, *queues: str, been: tuple[str, ...] = ()) -> list:
+        been = [*been, self.request.queue]
+        if queues:
+            self.retry(queue=queues[0], args=queues[1:], kwargs={"been": been}, exc=OSError(f"not in {been[-1]}"))
+        return [been, self.request.id, self.request.priority, [past.error for past in self.request.history]]
+
+    return wander
+
+
+@pytest.mark.parametrize("way", [["b"], ["b", "c"], ["b", "a"], ["b", "a", "b", "a"], ["a", "b", "b"]])
+async def test_a_job_is_followed_from_queue_to_queue(url, new_app, way):
+    """By the handle of its first queue, from before it moves and afterwards, and by its id alone. It keeps its id, its
+    priority and its history. Breaks when a record that says RETRY is waited for, or is taken for an abandoned job's.
+    """
+    app = new_app(url, queues=[Queue("a"), Queue("b"), Queue("c")])
+    wander = wanderer(app)
+    async with app, app.worker(["a"]), app.worker(["b", "c"]) as other:
+        job = await wander.options(queue="a", priority=4).enqueue(*way)
+        value = await job.result(timeout=10)
+        errors = [f"OSError: not in {queue}" for queue in ["a", *way][:-1]]
+        assert value == [["a", *way], job.id, 4, errors]
+        for handle in (job, app.job(job.id)):
+            assert await handle.result(timeout=10) == await handle.result(timeout=0) == value
+            info = await handle.info()
+            assert (info.queue, info.state, info.attempts) == (way[-1], State.SUCCESS, 1 + len(way))
+            assert [past.error for past in info.history] == errors
+        await other.drain(scheduled=True)
+
+
+async def test_a_job_that_was_settled_before_it_started_moves_too(app):
+    wander = wanderer(app, acks_late=False)
+    async with app, app.worker(["default", "other"]) as worker:
+        job = await wander.enqueue("other")
+        assert (await job.result(timeout=10))[0] == ["default", "other"]
+        await worker.drain(scheduled=True)
+
+
+async def test_while_a_job_waits_to_move_its_error_is_told(app):
+    wander = wanderer(app)
+    wander.defaults = TaskOptions(name="wander", default_retry_delay=600)
+    async with app, app.worker(["default"]):
+        job = await wander.enqueue("other")
+        async with asyncio.timeout(10):
+            while (info := await job.info()).state is not State.RETRY:
+                await asyncio.sleep(0)
+        assert (info.queue, info.error) == ("default", "OSError: not in default")
+
+
+async def test_records_that_point_in_a_circle_have_an_end(memory_app, monkeypatch):
+    """Only somebody else can have written them. Breaks when a look never ends."""
+    monkeypatch.setattr("rqueue.client.client.MOST_MOVES", 10)
+    async with memory_app:
+        call = memory_app.session().broker._link.call
+        for here, there in (("a", "b"), ("b", "a")):
+            record = b'{"state":"RETRY","moved":"%s"}' % there.encode()
+            await call(b"SET", memory_app.keys.queue(here).result("j"), record)
+        for queue in ("a", None):
+            with pytest.raises(JobNotFound):
+                await memory_app.job("j", queue).info()
+        with pytest.raises(JobNotFound):
+            await memory_app.job("j", "a").result(timeout=10)

@@ -29,6 +29,8 @@ RETRIES = "None for no limit, or a whole number from 0"
 ZONE = "needs a time zone"
 NAIVE = datetime(2030, 1, 1)  # noqa: DTZ001
 
+UNIQUE = (True, "", "until_end", 60, [3], timedelta(0), timedelta(-1))
+
 WRONG_EVERYWHERE = [
     *[("priority", value, PRIORITY) for value in (0, 11, -1, True, False, "3", 3.0, 5.5, [3])],
     *[("queue", value, QUEUE) for value in ("{email}", "e mail", "", "a" * 65, "é", "a:b", "a\n", 3, b"email")],
@@ -37,6 +39,13 @@ WRONG_EVERYWHERE = [
         (name, value, "")
         for name in ("time_limit", "soft_time_limit")
         for value in (0, -1, math.nan, math.inf, "10", True, timedelta(0), [3])
+    ],
+    *[("unique", value, "'until_done', 'until_start', None, or a timedelta above 0") for value in UNIQUE],
+    *[("unique_key", value, "a function of the call's arguments, or a template") for value in ("", 3, b"{a}")],
+    *[
+        (name, value, "")
+        for name in ("debounce", "throttle")
+        for value in (0, -1, math.nan, math.inf, "10", True, timedelta(0))
     ],
 ]
 WRONG_IN_A_CALL = [
@@ -53,7 +62,11 @@ WRONG_IN_A_TASK = [
     *[("name", value, "string") for value in ("", 3)],
     *[("expires", value, "") for value in (0, -1, math.nan, math.inf, "10", NAIVE)],
     *[("default_retry_delay", value, "seconds") for value in (-1, "10", True, math.nan, math.inf, timedelta(-1))],
-    *[("autoretry_for", value, "tuple of exception classes") for value in (OSError, [OSError], (OSError(),), ("a",))],
+    *[
+        (name, value, "tuple of exception classes")
+        for name in ("autoretry_for", "dont_autoretry_for", "throws")
+        for value in (OSError, [OSError], (OSError(),), ("a",))
+    ],
     *[("retry_backoff", value, "a number above 0") for value in (-1, 0, "yes", math.nan)],
     *[("retry_backoff_max", value, "") for value in (0, -1, "10", math.inf)],
     *[
@@ -226,6 +239,8 @@ def test_the_defaults_are_celerys():
         max_retries=3,
         default_retry_delay=180,
         autoretry_for=(),
+        dont_autoretry_for=(),
+        throws=(),
         retry_backoff=False,
         retry_backoff_max=600,
         retry_jitter=True,
@@ -295,3 +310,9 @@ def test_an_eta_means_its_own_time_zone(moment, zone, fold, expected):
     """Also in the hour that a change of the clocks repeats: there `fold` tells which of the two is meant."""
     eta = datetime(*moment, tzinfo=ZoneInfo(zone), fold=fold)
     assert CallOptions(eta=eta).due() == str(round(datetime(*expected, tzinfo=UTC).timestamp() * 1000))
+
+
+@pytest.mark.parametrize("headers", ["tenant", {1: "x"}, {"": 1}, [("a", 1)]])
+def test_headers_are_names_and_values(headers):
+    with pytest.raises(ConfigError, match="names and JSON values"):
+        CallOptions.of({"headers": headers})

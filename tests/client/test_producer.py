@@ -462,7 +462,7 @@ async def test_a_refused_batch_is_split_so_that_one_caller_fails_alone(new_serve
     look = store(app)
     look.redis.execute_command(
         "ACL", "SETUSER", "limited", "on", ">secret", "+@all", "~rqueue:queues", "resetchannels",
-        *[f"~rqueue:{{default}}{rest}" for rest in ("", ":p*", ":jobs", ":sched*", ":sent:*", ":result:good-*")],
+        *[f"~rqueue:{{default}}{rest}" for rest in ("", ":p*", ":jobs", ":s*", ":result:good-*")],
     )  # fmt: skip
     limited = new_app(server.url.replace("redis://", "redis://limited:secret@"))
     job = task_of(limited)

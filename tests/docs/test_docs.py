@@ -39,7 +39,7 @@ from rqueue.wire.control import CONTROL, INSPECT
 from rqueue.wire.keys import Keys, QueueKeys
 
 ROOT = Path(__file__).parents[2]
-README, TUTORIAL, TESTING, RESOURCES, GUARANTEES, PROTOCOL, WORKERS = (
+README, TUTORIAL, TESTING, RESOURCES, GUARANTEES, PROTOCOL, WORKERS, WATCHING = (
     ROOT / name
     for name in (
         "README.md",
@@ -49,9 +49,14 @@ README, TUTORIAL, TESTING, RESOURCES, GUARANTEES, PROTOCOL, WORKERS = (
         "docs/guarantees.md",
         "docs/protocol.md",
         "docs/workers.md",
+        "docs/watching.md",
     )
 )
+RETRIES = ROOT / "docs" / "retries.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
+UNIQUENESS = ROOT / "docs" / "uniqueness.md"
+PERIODIC = ROOT / "docs" / "periodic.md"
+CANCEL = ROOT / "docs" / "cancel.md"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 RQUEUE = [sys.executable, "-c", "from rqueue.cli.program import main; main()"]
 URL = "redis://localhost:6379/0"
@@ -280,7 +285,9 @@ async def check_web(module: ModuleType) -> None:
 # The other pages
 
 
-@pytest.mark.parametrize("page", [TUTORIAL, TESTING, RESOURCES], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [TUTORIAL, TESTING, RESOURCES, PERIODIC, RETRIES, WATCHING], ids=lambda page: page.stem
+)
 def test_the_tests_on_the_page_pass(unpack, page):
     directory = unpack(page)
     names = sorted(path.name for path in directory.glob("test_*.py"))
@@ -294,6 +301,18 @@ def test_the_tests_on_the_page_pass(unpack, page):
 def test_the_program_without_pytest(unpack):
     unpack(TESTING)
     assert run(sys.executable, "plain.py") == "['order 7'] 3\n"
+
+
+def test_the_schedules_of_the_page_at_run_time(unpack):
+    unpack(PERIODIC)
+    assert run(sys.executable, "operate.py") == "PENDING\n3\nhourly every 7200 s added\n"
+    _, *commands = shell_lines(PERIODIC)
+    done = [CliRunner().invoke(program, [*words[1:3], "-A", "reports:app", *words[3:]]) for words in commands]
+    assert [each.exit_code for each in done] == [0] * len(done)
+    printed = [each.stdout for each in done]
+    assert printed[1].startswith("hourly: every 3600 s, next 20")
+    assert printed[2].startswith("hourly: cron 0 * * * * Europe/Berlin, next 20")
+    assert printed[-1] == "hourly is removed\n"
 
 
 class Shop(BaseHTTPRequestHandler):
@@ -356,12 +375,52 @@ async def test_a_report_is_cut_short_by_its_soft_limit(unpack):
     assert short["complete"] is False
 
 
+async def test_what_is_asked_for_again_is_one_job(unpack, capsys):
+    unpack(UNIQUENESS)
+    module = load("documents")
+    with in_memory(module.app):
+        async with module.app:
+            first = await module.index.enqueue(1, "a", "x")
+            assert (await module.index.enqueue(1, "a", "y")).id == first.id
+            # Both convert calls before any worker; what the page waits for needs one.
+            asking = asyncio.create_task(module.ask())
+            async with working(module.app):
+                await asking
+    assert capsys.readouterr().out.splitlines()[1:] == ["False", "rqueue", "['Ann: one', 'Ann: one']"]
+
+
+async def test_an_export_is_cancelled(unpack, capsys):
+    unpack(CANCEL)
+    module = load("exports")
+    acme = module.export.options(headers={"customer": "acme"})
+    with in_memory(module.app):
+        async with module.app:
+            jobs = [await acme.enqueue("orders"), await module.export.enqueue("others")]
+            assert await module.stop_customer("acme") == 1
+            assert await module.stop(jobs[1].id) == "removed"
+            assert await module.stop(jobs[0].id) == "too_late"
+    assert capsys.readouterr().out == "".join(f"{job.id} is REVOKED\n" for job in reversed(jobs))
+
+
+def test_the_commands_of_cancelling_are_understood(redis_url, monkeypatch):
+    monkeypatch.setenv("RQUEUE_URL", redis_url)
+    codes = [CliRunner().invoke(program, words[1:]).exit_code for words in shell_lines(CANCEL)]
+    assert codes == [4, 4, 0, 0]
+
+
 async def test_workers_are_asked_from_python(unpack):
     unpack(OPERATIONS)
     module = load("ask")
     async with module.app, working(module.app, concurrency=3):
         lines = (await asyncio.to_thread(run, sys.executable, "ask.py")).splitlines()
     assert lines == ["running 0 ('default',)", "{'slots': 5, 'was': 3}", "0 silent"]
+
+
+async def test_a_queue_is_paused_from_python(unpack):
+    unpack(OPERATIONS)
+    first, last = (await asyncio.to_thread(run, sys.executable, "maintenance.py")).splitlines()
+    assert first.startswith("queue email is paused since 20")
+    assert last.strip() == "still paused:"
 
 
 def test_the_table_of_the_workers_options_is_the_commands():
@@ -437,7 +496,7 @@ def test_the_commands_of_operations_are_understood(redis_url, monkeypatch):
     """Against a Redis without workers: none is there, or healthy, and nothing is wrong with the words."""
     monkeypatch.setenv("RQUEUE_URL", redis_url)
     codes = {
-        " ".join(words[1:3]): subprocess.run([*RQUEUE, *words[1:]], capture_output=True, check=False).returncode
+        " ".join(words[1:3]): CliRunner().invoke(program, words[1:]).exit_code
         for words in shell_lines(OPERATIONS)
         if "-d" not in words
     }
@@ -447,13 +506,26 @@ def test_the_commands_of_operations_are_understood(redis_url, monkeypatch):
         "inspect ping": 4,
         "control pool_grow": 4,
         "control rate_limit": 4,
+        "pause email": 0,
+        "resume email": 0,
+        "pause --task": 0,
+        "pause --all": 0,
+        "resume --all": 0,
+        "dead list": 0,
+        "dead show": 4,
+        "dead edit": 4,
+        "dead retry": 0,
+        "dead purge": 0,
         "health": 1,
     }
 
 
 @pytest.mark.parametrize(
     "page",
-    [README, TUTORIAL, TESTING, RESOURCES, GUARANTEES, PROTOCOL, WORKERS, OPERATIONS],
+    [
+        *(README, TUTORIAL, TESTING, RESOURCES, RETRIES, GUARANTEES, PROTOCOL, WORKERS, OPERATIONS, UNIQUENESS),
+        *(PERIODIC, WATCHING, CANCEL),
+    ],
     ids=lambda page: page.name,
 )
 def test_all_python_on_the_page_is_run(page):
@@ -473,7 +545,16 @@ def test_the_protocol_names_each_key():
     keys = QueueKeys("rqueue", "email")
     named = {value for value in vars(keys).values() if isinstance(value, bytes) and not value.endswith(b":")}
     for_workers = {make("<worker>") for make in (keys.processing, keys.started, keys.settled, keys.card)}
-    every = {*named, *keys.lists, *for_workers, keys.sent("<producer>"), keys.result("<id>"), Keys().queues}
+    every = {
+        *named,
+        *keys.lists,
+        *for_workers,
+        keys.sent("<producer>"),
+        keys.result("<id>"),
+        keys.throttle("<lock>"),
+        Keys().queues,
+        Keys().paused,
+    }
     every -= set(keys.lists[2:10])  # the table shows the first and the last of them
     section = PROTOCOL.read_text(encoding="utf-8").partition("## Keys")[2].partition("\n## ")[0]
     first_cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)

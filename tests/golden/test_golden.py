@@ -18,8 +18,10 @@ import redis
 
 from rqueue.broker.broker import Broker
 from rqueue.broker.endpoint import Endpoint
+from rqueue.wire import codec
 from rqueue.wire.keys import Keys
-from rqueue.wire.message import Call, Header, Message
+from rqueue.wire.message import Call, Header, Message, Onward
+from rqueue.wire.periodic import Entry
 from rqueue.wire.record import Failure, Letter, Record, decode_record
 from rqueue.wire.state import State
 
@@ -55,6 +57,11 @@ MESSAGES = {
         ),
     ),
     "limits": (Header(id="order-19"), Call("tasks.add", [1, 2], time_limit=30.0, soft_time_limit=25.5)),
+    "unique": (
+        Header(id="order-20"),
+        Call("tasks.add", [1, 2], unique=["end", "e8acd0b63787612c69e969ab5c9af651"]),
+    ),
+    "headers": (Header(id="order-20"), Call("tasks.add", [1, 2], headers={"tenant": "acme", "batch": 7})),
     "escaped": (
         Header(id="escaped-1"),
         Call("tasks.store", [{"$bytes": "plain text"}, {"$dict": 1}, {"$bytes": 1, "more": 2}]),
@@ -110,6 +117,11 @@ RECORDS = {
     "retry": Record(
         State.RETRY, failure=Failure("ConnectionError", "refused"), about={"task": "tasks.add", "retries": 1}
     ),
+    "moved": Record(
+        State.RETRY,
+        failure=Failure("ConnectionError", "refused"),
+        about={"task": "tasks.add", "retries": 1, "history": [[NOW, "ConnectionError: refused"]], "moved": "reports"},
+    ),
     "started": Record(
         State.STARTED,
         about={
@@ -117,6 +129,15 @@ RECORDS = {
             "worker": "host:7:c0ffee",
             "started": NOW + 10,
             "progress": {"done": 1, "of": 3},
+        },
+    ),
+    "progress": Record(
+        State.STARTED,
+        about={
+            "task": "tasks.load",
+            "worker": "host:7:c0ffee",
+            "started": NOW + 10,
+            "progress": {"done": 3, "total": 10, "data": {"row": "c"}, "at": NOW + 15},
         },
     ),
     "revoked": Record(
@@ -151,12 +172,27 @@ READ_RECORDS: dict[str, dict[str, Any]] = {
         "task": "tasks.add",
         "retries": 1,
     },
+    "moved": {
+        "state": State.RETRY,
+        "error": {"type": "ConnectionError", "message": "refused"},
+        "task": "tasks.add",
+        "retries": 1,
+        "history": [[NOW, "ConnectionError: refused"]],
+        "moved": "reports",
+    },
     "started": {
         "state": State.STARTED,
         "task": "tasks.add",
         "worker": "host:7:c0ffee",
         "started": NOW + 10,
         "progress": {"done": 1, "of": 3},
+    },
+    "progress": {
+        "state": State.STARTED,
+        "task": "tasks.load",
+        "worker": "host:7:c0ffee",
+        "started": NOW + 10,
+        "progress": {"done": 3, "total": 10, "data": {"row": "c"}, "at": NOW + 15},
     },
     "revoked": {
         "state": State.REVOKED,
@@ -187,6 +223,30 @@ LETTERS = {
 }
 
 
+SCHEDULES = {
+    "plain": Entry("tasks.add", NOW, (1, 2), every=30_000),
+    "whole": Entry(
+        "tasks.add",
+        NOW,
+        (b"\0\xff",),
+        {"b": 2},
+        priority=9,
+        expires=90.5,
+        cron="*/5 9-17 * * 1-5",
+        tz="Europe/Berlin",
+        misfire="all",
+        grace=5000,
+        overlap="queue",
+        source="code",
+        code="5f0c8f2e1d7b4a69",
+        paused=True,
+        last=NOW - 300_000,
+        last_id=f"add@{NOW - 300_000}",
+        pending=(NOW,),
+    ),
+}
+
+
 def golden(name: str) -> bytes:
     return (GOLDEN / name).read_bytes()
 
@@ -203,6 +263,7 @@ def plain(call: Call) -> Call:
         call.parent_id,
         call.root_id,
         call.max_retries,
+        headers=call.headers,
     )
 
 
@@ -221,6 +282,15 @@ def test_a_message_is_decoded_to_its_values(name: str):
     message = Message.parse(golden(f"{name}.message"))
     assert message.header == header
     assert plain(Call.decode(message.body)) == plain(call)
+
+
+def test_a_retry_writes_its_fields_to_the_byte_and_they_are_read():
+    history, onward = [[NOW, "ConnectionError: refused"]], Onward("reports", "5f0c8f2e1d7b4a69")
+    plain = Message.build(Header(9, id="order-20"), Call("tasks.add", [1, 2]).encode())
+    message = plain.rewritten({"history": codec.dumps(history), "move": onward.encode()}, retries=1)
+    assert message.raw == golden("moving.message")
+    call = Call.decode(message.body)
+    assert (call.history, call.move) == (history, onward)
 
 
 def test_native_types_are_encoded_to_the_byte_and_come_back_as_json():
@@ -258,6 +328,12 @@ def test_a_letter_is_decoded_to_its_values(name: str):
     assert Letter.decode(golden(f"{name}.letter")) == LETTERS[name]
 
 
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_is_encoded_to_the_byte_and_decoded(name: str):
+    assert SCHEDULES[name].encode() == golden(f"{name}.schedule")
+    assert Entry.decode(golden(f"{name}.schedule")) == SCHEDULES[name]
+
+
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
@@ -271,14 +347,17 @@ def blocks(kind: str) -> dict[str, str]:
 
 def test_the_page_shows_each_golden_file_to_the_byte():
     files = {
-        path.name: path.read_bytes() for path in GOLDEN.iterdir() if path.suffix in {".message", ".record", ".letter"}
+        path.name: path.read_bytes()
+        for path in GOLDEN.iterdir()
+        if path.suffix in {".message", ".record", ".letter", ".schedule"}
     }
     assert {name: text.encode() for name, text in blocks("golden").items()} == files
 
 
 def test_no_golden_file_is_without_its_test():
-    tested = {f"{name}.message" for name in (*MESSAGES, *FOREIGN, "values")}
+    tested = {f"{name}.message" for name in (*MESSAGES, *FOREIGN, "values", "moving")}
     tested |= {f"{name}.record" for name in READ_RECORDS} | {f"{name}.letter" for name in LETTERS}
+    tested |= {f"{name}.schedule" for name in SCHEDULES}
     assert set(blocks("golden")) == tested
 
 
@@ -287,6 +366,8 @@ def test_the_pages_key_tables_are_the_keys():
     shown = set(re.findall(r"^\| `(rqueue:\S+)`(?: … `(rqueue:\S+)`)? \|", PAGE, re.MULTILINE))
     assert {name.encode() for row in shown for name in row if name} == {
         Keys().queues,
+        Keys().paused,
+        keys.stops,
         keys.main,
         keys.lists[1],
         keys.lists[10],
@@ -303,6 +384,8 @@ def test_the_pages_key_tables_are_the_keys():
         keys.card("<worker>"),
         keys.sent("<producer>"),
         keys.counts,
+        keys.unique,
+        keys.throttle("<lock>"),
     }
 
 

@@ -70,6 +70,13 @@ def make_app(
         note("end", self.request.id)
         return 2 * number
 
+    @app.task(bind=True, name="mover")
+    async def mover(self: Any, number: int) -> int:
+        note(f"start:{self.request.queue}", self.request.id)
+        if self.request.queue == "default":
+            self.retry(queue="other", countdown=0, args=[number + 1])
+        return 2 * (number - 1)
+
     @app.task(bind=True, name="stubborn")
     async def stubborn(self: Any, number: int, seconds: float) -> int:
         note("start", self.request.id)

@@ -14,12 +14,27 @@ from rqueue import Queue, RQueue, TimeLimitExceeded, current_request
 app = RQueue(queues=[Queue("default"), Queue("other")])
 
 
-def note(what):
+def note(what, about=None):
     """One line in a file that no death of a process can take back."""
-    line = f"{what} {current_request().id} {os.getpid()}\n"
+    line = f"{what} {about or current_request().id} {os.getpid()}\n"
     log = os.open(os.environ["ORACLE"], os.O_WRONLY | os.O_APPEND)
     os.write(log, line.encode())
     os.close(log)
+
+
+@app.on_dead
+def bury(outcome):
+    note("dead", outcome.id)
+
+
+@app.signals.worker_process_init.connect
+def begin():
+    note("process", "begins")
+
+
+@app.signals.worker_process_shutdown.connect
+def end(exitcode):
+    note("process", f"ends:{exitcode}")
 
 
 @app.task(name="pid")

@@ -202,3 +202,18 @@ async def test_without_redis_it_goes_on_until_redis_has_answered(new_server, app
         new_server(port=port)
         await asyncio.wait_for(taking, 20)
         await custody.close()
+
+
+async def test_ends_are_told_where_the_app_has_hooks(app, broker, dead):
+    """Breaks when a job that the supervisor buries has no hooks, or when they are told of where nobody listens."""
+    told = []
+    config = WorkerConfig(queues=("default",), lease_s=LEASE_S)
+    for expected in ([], [("a", True), ("late", True)]):
+        custody = Custody(json.loads(json.dumps(introduction(app, config))), config, told.append)
+        try:
+            worker = await dead(message("a", losses=2), message("late"), started=["a", "late"], worker=f"h:{expected}")
+            await custody.take_back(worker, overdue=[Noted(1.0, "default", "late")])
+        finally:
+            await custody.close()
+        assert sorted((each["id"], each["letter"] is not None) for each in told) == expected
+        app.on_dead(lambda outcome: None)

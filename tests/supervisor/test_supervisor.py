@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rqueue import JobFailed
+from rqueue import Cancelled, JobFailed, JobRevoked
 from rqueue.client.inspector import Inspector
 
 from .fleet import is_alive
@@ -41,6 +41,7 @@ async def test_a_poison_pill_runs_three_times_and_its_neighbours_once_more(scene
     error = await failure(poison)
     assert error.error_type == "WorkerLost"
     assert len(scene.starts()[poison.id]) == 3
+    await scene.until(lambda: [run.id for run in scene.runs() if run.what == "dead"] == [poison.id])
     for job in beside:
         await job.result(30)
         assert (await job.info()).losses == 1
@@ -50,6 +51,9 @@ async def test_a_poison_pill_runs_three_times_and_its_neighbours_once_more(scene
     assert len(died) == 3
     assert all(each.get("code") == 3 for each in died) or {each["signal"] for each in died} <= {"SIGSEGV", "SIGKILL"}
     await fleet.stop()
+    processes = [run for run in scene.runs() if run.what == "process"]
+    assert [run.id for run in processes].count("begins") == 4
+    assert [run.id for run in processes if run.pid == processes[-1].pid] == ["begins", "ends:0"]
     assert scene.leaks() == set()
 
 
@@ -576,6 +580,25 @@ async def test_a_thread_that_does_not_end_is_ended_with_its_process(scene):
     assert await beside.result(30) in fleet.pids
     assert (await beside.info()).losses == 0
     await fleet.stop()
+
+
+async def test_a_thread_that_is_to_be_terminated_is_ended_with_its_process(scene):
+    """A cancelled job that cannot be interrupted. The others in its process run again, uncharged."""
+    fleet = scene.start("-c", "3")
+    await fleet.ready()
+    beside = await scene.enqueue("nap", 2)
+    await scene.started_in(beside)
+    job = await scene.enqueue("block", 60)
+    await scene.started_in(job)
+    assert await job.cancel(terminate=True) is Cancelled.INTERRUPTED
+    with pytest.raises(JobRevoked):
+        await job.result(30)
+    await fleet.event("process ended", code=75)
+    assert await beside.result(30) in fleet.pids
+    assert (await beside.info()).losses == 0
+    assert len(scene.starts()[job.id]) == 1
+    await fleet.stop()
+    assert scene.leaks() == set()
 
 
 # --- a hostile world --------------------------------------------------------------------------------------------------

@@ -6,18 +6,29 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 from rqueue import (
+    Cancelled,
     Context,
     Depends,
+    Event,
+    Events,
     Job,
     JobInfo,
+    JobOutcome,
+    PastError,
     Queue,
+    Reject,
     Request,
+    Retry,
     RQueue,
+    ScheduleInfo,
     Signature,
+    Snooze,
     State,
     SyncJob,
     Task,
+    cron,
     current_request,
+    every,
 )
 
 app = RQueue(
@@ -32,6 +43,16 @@ app = RQueue(
 @app.task
 async def plain_async(a: int, b: str = "") -> dict[str, int]:
     return {b: a}
+
+
+@app.periodic(every(minutes=5), name="often", args=[1], misfire="once", overlap="skip")
+@app.periodic(cron("@daily", tz="Europe/Berlin"), args=[1])
+@app.task
+async def ticking(a: int) -> str:
+    return str(a)
+
+
+app.add_periodic(every(seconds=30), ticking, name="by-task", args=[1], misfire_grace=timedelta(minutes=1))
 
 
 @app.task
@@ -54,6 +75,11 @@ async def with_limits(fir_id: str) -> str:
     return fir_id
 
 
+@app.task(unique="until_start", unique_key="{fir_id}")
+async def with_lock(fir_id: str) -> str:
+    return fir_id
+
+
 @app.task(bind=True, max_retries=3)
 def bound_sync(self: Context, a: int, b: int) -> int:
     assert_type(self.request, Request)
@@ -68,6 +94,18 @@ async def bound_async(self: Context, name: str) -> float | None:
     if not name:
         self.retry(eta=datetime.now(UTC) + timedelta(hours=1), max_retries=None)
     return None
+
+
+@app.task(bind=True, throws=(LookupError,), autoretry_for=(Exception,), dont_autoretry_for=(OSError,))
+def signalling(self: Context, name: str) -> str:
+    assert_type(self.request.history, tuple[PastError, ...])
+    if name == "later":
+        raise Snooze(timedelta(minutes=1))
+    if name == "never":
+        raise Reject(ValueError(name), requeue=False)
+    if name == "again":
+        raise Retry(timedelta(minutes=1), args=[name], kwargs={}, queue="email")
+    self.retry(args=("again",), kwargs={"flag": True}, queue="email")
 
 
 @app.task(bind=False, name="other.name")
@@ -198,6 +236,9 @@ async def options() -> None:
     assert_type(await bound_sync.options(countdown=timedelta(seconds=1)).enqueue(1, 2), Job[int])
     assert_type(await with_limits.options(time_limit=timedelta(minutes=1)).enqueue("a"), Job[str])
     assert_type(with_limits.apply_async(("a",), time_limit=5, soft_time_limit=None), SyncJob[str])
+    assert_type(await with_lock.options(unique=timedelta(minutes=1)).enqueue("a"), Job[str])
+    assert_type(await with_lock.options(debounce=5, unique_key=lambda fir_id: fir_id).enqueue("a"), Job[str])
+    assert_type(with_lock.apply_async(("a",), throttle=timedelta(hours=1)), SyncJob[str])
     assert_type(prepared.s(1), Signature[dict[str, int]])
     assert_type(prepared.delay(1), SyncJob[dict[str, int]])
 
@@ -216,6 +257,7 @@ async def results() -> None:
     assert_type((await bound_async.enqueue("x")).id, str)
     info = await job.info()
     assert_type(info, JobInfo)
+    assert_type(await job.cancel(terminate=True), Cancelled)
     assert_type(info.state, State)
     assert_type(info.finished, datetime | None)
     assert_type(app.job("some-id"), Job[Any])
@@ -229,11 +271,41 @@ def synchronous() -> None:
     assert_type(job.get(timeout=1), str)
     assert_type(job.state, State)
     assert_type(job.info(), JobInfo)
+    assert_type(job.cancel(), Cancelled)
     assert_type(bound_async.delay("x").get(), float | None)
     assert_type(plain_async.apply_async((1,), {"b": "x"}, countdown=1), SyncJob[dict[str, int]])
 
 
+async def schedules() -> None:
+    assert_type(await ticking.enqueue(1), Job[str])
+    assert_type(await app.schedules.add(every(hours=1), ticking, name="x", args=[1]), ScheduleInfo)
+    assert_type((await app.schedules.edit("x", schedule=cron("@daily"), priority=None)).due, datetime | None)
+    assert_type(await app.schedules.trigger("x"), Job[Any])
+
+
+async def watched() -> None:
+    job = await plain_async.enqueue(1)
+    async for event in job.events(timeout=1):
+        assert_type(event, Event)
+        assert_type(event.state, State)
+    async with app.events(task=plain_async) as events:
+        assert_type(events, Events)
+        async for event in events:
+            assert_type(event.info, JobInfo)
+    assert_type((await job.info()).progress, dict[str, Any] | None)
+
+
+@plain_async.on_success
+async def hooked(outcome: JobOutcome) -> None: ...
+
+
+@app.on_dead
+def buried(outcome: JobOutcome) -> int:
+    return outcome.retries
+
+
 async def the_rest() -> None:
+    assert_type(buried(JobOutcome("1", None, (), {}, "default", State.FAILURE)), int)
     assert_type(plain_async.name, str)
     task: Task[[str], list[str]] = with_options
     assert_type(await task.enqueue("fir-1"), Job[list[str]])
@@ -242,3 +314,10 @@ async def the_rest() -> None:
         assert_type(opened, RQueue)
         assert_type(worker.id, str)
         await worker.drain(scheduled=True)
+
+
+async def pausing() -> None:
+    assert_type(await app.pause("email"), bool)
+    assert_type(await app.pause(task=plain_async), bool)
+    assert_type((await app.resume(all=True)).was_paused, bool)
+    assert_type([pause.since for pause in await app.paused()], list[datetime])

@@ -64,8 +64,11 @@ async def wrong_options() -> None:
     app.task(max_retrys=3)  # type: ignore[call-overload]
     app.task(time_limit="30")  # type: ignore[call-overload]
     asynchronous.options(soft_time_limit="30")  # type: ignore[arg-type]
+    asynchronous.options(unique="always")  # type: ignore[arg-type]
+    asynchronous.options(debounce="5")  # type: ignore[arg-type]
     app.task(queue=3)  # type: ignore[call-overload]
     app.task(autoretry_for=ConnectionError)  # type: ignore[call-overload]
+    app.task(throws=[KeyError])  # type: ignore[call-overload]
     app.task(bind=1)  # type: ignore[call-overload]
 
 

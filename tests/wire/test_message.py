@@ -275,6 +275,10 @@ def test_null_is_as_good_as_no_field():
         (b'{"task":"t","soft_time_limit":true}', "'soft_time_limit'"),
         (b'{"task":"t","soft_time_limit":"30"}', "'soft_time_limit'"),
         (b'{"task":"t","soft_time_limit":[1]}', "'soft_time_limit'"),
+        (b'{"task":"t","unique":"k"}', "'unique'"),
+        (b'{"task":"t","unique":["end"]}', "'unique'"),
+        (b'{"task":"t","unique":["never","k"]}', "'unique'"),
+        (b'{"task":"t","unique":["end",1]}', "'unique'"),
     ],
     ids=lambda part: repr(part[:40]),
 )
@@ -381,3 +385,33 @@ def test_what_is_no_priority_is_refused_with_what_is(priority: object):
 @given(VALUES)
 def test_a_fragment_stands_for_its_value(value: Any):
     assert codec.loads(orjson.dumps({"result": fragment(codec.dumps(value))})) == {"result": value}
+
+
+# --- written again ----------------------------------------------------------------------------------------------------
+
+
+def test_a_field_is_put_in_replaced_or_taken_out_and_the_others_stay():
+    message = Message.parse(b'1 4 0 0 0 a {"x-y":{"$bytes":"AA=="},"task":"t","args":[1],"kwargs":{"a":2}}')
+    again = message.rewritten({"args": b"[2,3]", "kwargs": None, "history": b"[]"}, retries=1)
+    assert again.raw == b'1 4 0 1 0 a {"x-y":{"$bytes":"AA=="},"task":"t","args":[2,3],"history":[]}'
+    assert Message.parse(again.raw) == again
+
+
+@pytest.mark.parametrize("value", [b"1", b"null", b'["E"]', b'[["now","E"]]', b"[[1,2]]"])
+def test_a_history_that_is_none_is_malformed(value):
+    with pytest.raises(MalformedMessage, match="'history' must be"):
+        Call.decode(b'{"task":"t","history":%s}' % value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"1", b'"other"', b"{}", b'{"queue":"a"}', b'{"queue":"a b","token":"t"}', b'{"queue":"a","token":1}',
+     b'{"queue":"a","token":"t","more":1}', b'{"queue":"a","token":""}'],
+)  # fmt: skip
+def test_a_way_that_is_none_is_malformed(value):
+    with pytest.raises(MalformedMessage, match="'move': "):
+        Call.decode(b'{"task":"t","move":%s}' % value)
+
+
+def test_no_way_is_none():
+    assert Call.decode(b'{"task":"t","move":null}').move is None

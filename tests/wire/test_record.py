@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rqueue.errors import MalformedMessage
 from rqueue.wire import codec
-from rqueue.wire.record import Failure, Letter, Record, decode_record, state_of
+from rqueue.wire.record import Failure, Letter, Record, decode_record, moved_to, state_of
 from rqueue.wire.state import State
 
 LUA = Path(__file__).parents[2] / "rqueue" / "broker" / "lua"
@@ -204,3 +204,18 @@ def test_any_bytes_are_a_letter_or_malformed(head: bytes, raw: bytes):
 @pytest.mark.parametrize("state", list(State))
 def test_the_state_is_read_without_the_rest(state):
     assert state_of(Record(state, b'{"state":"x"}').encode()) == state
+
+
+@pytest.mark.parametrize(
+    ("record", "queue"),
+    [
+        (b'{"state":"RETRY","moved":"other"}', "other"),
+        (b'{"state":"RETRY"}', None),
+        (b'{"state":"SUCCESS","result":{"moved":"other"}}', None),
+        (b'{"state":"SUCCESS","moved":"other"}', None),
+        (b'{"state":"STARTED","progress":{"moved":"other"}}', None),
+    ],
+)
+def test_where_a_job_went(record, queue):
+    """Breaks when a task's own value sends those who wait for it elsewhere."""
+    assert moved_to(record) == queue

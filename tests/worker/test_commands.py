@@ -218,3 +218,11 @@ async def test_a_running_job_is_cancelled(worker, ask, hold, gate):
 
 async def test_what_cannot_be_an_id_is_refused(ask):
     assert await ask("cancel", id="a b") is not None
+
+
+async def test_of_several_those_that_are_here_are_cancelled(worker, ask, hold, gate):
+    await hold.options(job_id="j").enqueue()
+    await gate.reached()
+    assert await ask("cancel", id=["j", "another"], queue="elsewhere") == {"cancelled": []}
+    assert await ask("cancel", id="j", terminate="yes") == "terminate 'yes': true or false"
+    assert await ask("cancel", id=["j", "another"], queue="default") == {"cancelled": ["j"]}

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rqueue import Depends, JobExpired, JobFailed, RQueue, current_request
+from rqueue import Depends, JobExpired, JobFailed, Reject, RQueue, Snooze, current_request
 from rqueue.wire.state import State
 
 
@@ -251,3 +251,26 @@ def test_resources_from_synchronous_code():
     assert [fetch.delay(url).get(timeout=1) for url in ("a", "b")] == ["a by the client", "b by the client"]
     assert seen == ["open", "a", "close", "open", "b", "close"]
     asyncio.run(app.close())
+
+
+async def test_signals_do_as_on_a_worker(eager):
+    """A snoozed job follows at once, and one that goes to another queue runs there; its handle is the first queue's."""
+    ran = []
+
+    @eager.task(name="t", bind=True)
+    async def t(self, step):
+        ran.append((step, self.request.queue, self.request.retries))
+        if step == "snooze" and len(ran) < 3:
+            raise Snooze(3600)
+        if step == "snooze":
+            self.retry(queue="other", args=["there"], exc=OSError("move"))
+        if step == "reject":
+            raise Reject("no")
+        return [past.error for past in self.request.history]
+
+    async with eager:
+        job = await t.enqueue("snooze")
+        assert await job.result(1) == ["OSError: move"]
+        assert ran == [("snooze", "default", 0)] * 3 + [("there", "other", 1)]
+        with pytest.raises(JobFailed, match="Reject: no"):
+            await (await t.enqueue("reject")).result(1)

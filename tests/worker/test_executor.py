@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from rqueue import JobFailed
+from rqueue import JobFailed, JobRevoked
 from rqueue.errors import BrokerUnavailable
+from rqueue.worker.fetcher import register
 from rqueue.worker.inflight import Phase
 from rqueue.worker.outcome import Failed, Succeeded
 
@@ -222,3 +223,53 @@ async def test_threads_follow_the_slots(app):
         worker.resize(4)
         await worker._executor.tick()
         assert worker._executor._pool._max_workers == 4
+
+
+async def test_a_cancel_that_meets_an_early_acknowledgement_under_way(app, call, until):
+    """Breaks when the job's end is lost with the wait for the acknowledgement: its slot and its id stay taken."""
+    ran = []
+
+    @app.task(acks_late=False)
+    async def early():
+        ran.append(1)
+
+    async with app, app.worker() as worker:
+        real = worker._settler._ask
+        asked, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow(*args):
+            asked.set()
+            await go_on.wait()
+            return await real(*args)
+
+        worker._settler._ask = slow
+        job = await early.enqueue()
+        async with asyncio.timeout(5):
+            await asked.wait()
+        assert worker._executor.cancel(job.id)
+        go_on.set()
+        with pytest.raises(JobRevoked):
+            await job.result(5)
+        await worker.drain()
+        assert (ran, worker.running) == ([], 0)
+        assert await call(b"EXISTS", app.keys.queue("default").jobs) == 0
+
+
+async def test_a_held_job_is_cancelled_before_it_starts(parts, broker, stored, message):
+    """Celery's revoke missed what its workers had prefetched. Breaks when only running jobs are looked at."""
+    worker = parts()
+    await register(broker, worker.queues, worker.lease)
+    await broker._link.call(b"SADD", worker.keys.jobs, "a", "b")
+    await worker.push(message("a"), message("b"))
+    await worker.fetcher._claim(2)
+    await worker.fetcher._end_blocks()
+    executor = worker.worker._executor
+    assert not executor.cancel("a", "elsewhere")
+    assert executor.cancel("a", "default")
+    assert not executor.cancel("a")
+    assert worker.inflight.held == 1
+    await worker.settler.drained()
+    found = await stored(broker)
+    assert found["rqueue:{default}:jobs"] == {b"b"}
+    assert found["~rqueue:{default}:result:a"].startswith(b'{"state":"REVOKED"')
+    assert worker.take().id == "b"

@@ -11,7 +11,7 @@ import pytest
 from rqueue import Queue, RQueue
 from rqueue.broker.broker import ReplyLost
 from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable
-from rqueue.worker.fetcher import AUDIT_BEATS
+from rqueue.worker.fetcher import AUDIT_BEATS, register
 from rqueue.worker.inflight import Phase
 from rqueue.worker.outcome import Ack
 
@@ -316,3 +316,39 @@ async def test_it_notes_when_it_last_had_an_answer_or_no_room(worker, broker):
     worker.inflight.signals.fetch.set()
     await fetcher.tick()
     assert fetcher.fetched_ms > 0
+
+
+async def test_a_cancelled_job_is_settled_and_not_held(parts, broker, stored, message):
+    """What a claim says is revoked does not start; the rest does. Breaks when its stop stays, or is not asked for."""
+    worker = parts("default", "other")
+    await register(broker, worker.queues, worker.lease)
+    await worker.push(message("a"), message("b"))
+    other = worker.queues[1]
+    await broker._link.call(b"LPUSH", other.main, message("a"))
+    await broker._link.call(b"SADD", worker.keys.jobs, "a", "b")
+    await broker._link.call(b"ZADD", worker.keys.stops, 0, b"job:a")
+    await worker.fetcher._claim(10)
+    await worker.fetcher._end_blocks()
+    assert sorted((job.keys.name, job.id) for job in worker.inflight.of(Phase.HELD)) == [
+        ("default", "b"),
+        ("other", "a"),
+    ]
+    await worker.settler.drained()
+    found = await stored(broker)
+    assert found["rqueue:{default}:jobs"] == {b"b"}
+    assert "rqueue:{default}:stops" not in found
+    assert found["~rqueue:{default}:result:a"].startswith(b'{"state":"REVOKED"')
+    assert found[f"rqueue:{{default}}:processing:{worker.lease.worker}"] == [message("b")]
+
+
+async def test_what_an_audit_finds_may_be_cancelled_too(parts, broker, stored, message):
+    """Its claim's reply was lost, and the stop with it. Breaks when what is found is started unasked."""
+    worker = parts()
+    await register(broker, worker.queues, worker.lease)
+    await worker.push(message("a"), message("b"))
+    await broker._link.call(b"ZADD", worker.keys.stops, 0, b"job:a")
+    assert await broker.claim(worker.queues, [5], worker.lease.worker, 60, 10, 1_000_000)
+    await worker.fetcher.audit()
+    assert [job.id for job in worker.inflight.of(Phase.HELD)] == ["b"]
+    await worker.settler.drained()
+    assert "rqueue:{default}:stops" not in await stored(broker)

@@ -159,9 +159,11 @@ async def test_stats_name_what_blocked_the_loop(app, worker, ask):
 
 
 async def test_active_queues_are_those_that_are_served(app, ask):
-    assert await ask("active_queues") == [{"name": "default", "priority": 5}, {"name": "email", "priority": 8}]
+    runs = {"paused": False, "paused_tasks": []}
+    email = {"name": "email", "priority": 8, **runs}
+    assert await ask("active_queues") == [{"name": "default", "priority": 5, **runs}, email]
     await Inspector(app).ask("cancel_consumer", queue="default", timeout=5)
-    assert await ask("active_queues") == [{"name": "email", "priority": 8}]
+    assert await ask("active_queues") == [email]
 
 
 async def test_the_report_has_versions_and_settings_and_no_secret(redis_url, log):

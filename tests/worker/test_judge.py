@@ -21,8 +21,11 @@ from rqueue.worker.outcome import (
     Expired,
     Failed,
     Interrupted,
+    Rejected,
     Release,
+    Revoke,
     Revoked,
+    Snoozed,
     Succeeded,
     Unknown,
     Unreadable,
@@ -60,6 +63,7 @@ ABOUT = {
     "root_id": "r",
 }
 ERROR = {"error": {"type": "ValueError", "message": "boom"}, "traceback": "Traceback …"}
+HISTORY = {"history": [[NOW, "ValueError: boom"]]}
 
 
 # Succeeded
@@ -168,13 +172,13 @@ def test_the_limit_is_the_calls_else_the_tasks(judge, how, task, call, retries, 
 
 
 def test_a_retry_keeps_everything_and_counts_one(judge):
-    """The body's bytes, the level, the losses and the id stay; ``since`` too."""
+    """The body's fields, the level, the losses and the id stay; ``since`` too. The error is noted."""
     job = claimed(level=7, losses=1, retries=1)
     settlement = judge.decide(job, Failed(ValueError("boom"), BOOM), CALL, TaskOptions(autoretry_for=(ValueError,)))
     assert isinstance(settlement, Defer)
-    assert settlement.message.raw == b'1 7 1 2 0 j {"task":"tasks.t"}'
+    assert settlement.message.raw == b'1 7 1 2 0 j {"task":"tasks.t","history":[[%d,"ValueError: boom"]]}' % NOW
     assert settlement.delay_s == 180
-    assert fields(settlement.record) == {"state": "RETRY", **ERROR, "retries": 1, "losses": 1, **ABOUT}
+    assert fields(settlement.record) == {"state": "RETRY", **ERROR, "retries": 1, "losses": 1, **ABOUT, **HISTORY}
 
 
 def test_a_retried_message_without_an_id_is_given_the_jobs(judge):
@@ -209,11 +213,13 @@ def test_a_retry_by_hand_says_when_else_the_task_does(judge, defer, delay_s):
     settlement = judge.decide(claimed(), WantsRetry(Retry(defer), BOOM), CALL, TaskOptions(default_retry_delay=33))
     assert isinstance(settlement, Defer)
     assert settlement.delay_s == delay_s
-    assert fields(settlement.record) == {"state": "RETRY", **ERROR, **ABOUT}
+    assert fields(settlement.record) == {"state": "RETRY", **ERROR, **ABOUT, **HISTORY}
 
 
 def test_a_retry_by_hand_needs_no_error(judge):
+    """And then changes nothing of the message but its header."""
     settlement = judge.decide(claimed(), WantsRetry(Retry(1), None), CALL)
+    assert settlement.message.raw == b'1 - 0 1 0 j {"task":"tasks.t"}'
     assert fields(settlement.record) == {"state": "RETRY", **ABOUT}
 
 
@@ -226,7 +232,7 @@ def test_a_retry_by_hand_may_name_the_limit(judge, limit, retries, is_retried):
 
 
 def test_no_retry_left_fails_with_the_error_that_was_given(judge):
-    settlement = judge.decide(claimed(retries=3), WantsRetry(Retry(), BOOM), CALL)
+    settlement = judge.decide(claimed(retries=3), WantsRetry(Retry(exc=ValueError("boom")), BOOM), CALL)
     assert isinstance(settlement, Bury)
     assert fields(settlement.record)["error"] == ERROR["error"]
 
@@ -234,7 +240,115 @@ def test_no_retry_left_fails_with_the_error_that_was_given(judge):
 def test_no_retry_left_and_no_error_is_max_retries_exceeded(judge):
     settlement = judge.decide(claimed(retries=3), WantsRetry(Retry(), None), CALL)
     assert isinstance(settlement, Bury)
-    assert fields(settlement.record)["error"]["type"] == "MaxRetriesExceeded"
+    assert fields(settlement.record)["error"] == {
+        "type": "MaxRetriesExceeded",
+        "message": "no retry left after 3",
+    }
+
+
+def test_max_retries_exceeded_has_what_was_being_handled_as_its_cause(judge):
+    """Breaks when the signal's own text, or nothing, is told in place of the cause."""
+    signal = Retry()
+    signal.__context__ = ValueError("boom")
+    said = fields(judge.decide(claimed(retries=3), WantsRetry(signal, BOOM), CALL).record)
+    assert said["error"] == {"type": "MaxRetriesExceeded", "message": "no retry left after 3: ValueError: boom"}
+    assert "ValueError: boom\n\nThe above exception was the direct cause" in said["traceback"]
+
+
+# The history
+
+
+def test_the_history_is_the_last_ten_errors_cut_to_their_length(judge):
+    history = [[number, f"E: {number}"] for number in range(10)]
+    call = Call("tasks.t", history=history)
+    long = Failure("ValueError", "x" * 500)
+    settlement = judge.decide(claimed(retries=3), WantsRetry(Retry(max_retries=None), long), call)
+    kept = [*history[1:], [NOW, "ValueError: " + "x" * 188]]
+    assert orjson.loads(settlement.message.body)["history"] == fields(settlement.record)["history"] == kept
+
+
+@pytest.mark.parametrize("outcome", [Succeeded(b"1"), Failed(ValueError("boom"), BOOM), Revoked()])
+def test_the_history_is_told_to_the_end(judge, outcome):
+    history = [[5, "E: x"]]
+    settlement = judge.decide(claimed(retries=1), outcome, Call("tasks.t", history=history))
+    assert fields(settlement.record)["history"] == history
+
+
+def test_fields_that_nobody_knows_outlive_a_retry(judge):
+    body = b'{"x-trace":{"$bytes":"AA=="},"task":"tasks.t","args":[{"$dict":{"$bytes":1}}],"history":[]}'
+    job = ClaimedJob(Keys().queue("q"), "w", Message.build(Header(id="j"), body), "j", 5)
+    settlement = judge.decide(job, WantsRetry(Retry(), BOOM, {"kwargs": b'{"a":1}'}), CALL)
+    assert settlement.message.body == (
+        b'{"x-trace":{"$bytes":"AA=="},"task":"tasks.t","args":[{"$dict":{"$bytes":1}}],"kwargs":{"a":1},'
+        b'"history":[[%d,"ValueError: boom"]]}' % NOW
+    )
+
+
+def test_a_body_that_is_too_deep_to_be_written_again_fails(judge):
+    """Breaks when it is an error of the worker's own."""
+    body = b'{"task":"tasks.t","args":[' + b"[" * 300 + b"]" * 300 + b"]}"
+    job = ClaimedJob(Keys().queue("q"), "w", Message.build(Header(id="j"), body), "j", 5)
+    settlement = judge.decide(job, Failed(ValueError(), BOOM), CALL, TaskOptions(autoretry_for=(ValueError,)))
+    assert isinstance(settlement, Bury)
+
+
+# Snoozed, Rejected, throws, dont_autoretry_for
+
+
+def test_a_snoozed_job_goes_on_as_it_came(judge):
+    """No retry more, no history, no error; its record says PENDING, since one may say that it runs."""
+    settlement = judge.decide(claimed(level=7, losses=1, job_id=None), Snoozed(30.0), CALL)
+    assert isinstance(settlement, Defer)
+    assert settlement.message.raw == b'1 7 1 0 0 j {"task":"tasks.t"}'
+    assert (settlement.delay_s, settlement.is_quiet) == (30.0, True)
+    assert fields(settlement.record) == {"state": "PENDING", "losses": 1, **ABOUT}
+
+
+def test_a_snoozed_retry_still_tells_its_last_error(judge):
+    call = Call("tasks.t", history=[[1, "KeyError: 'k'"], [2, "ValueError: boom: no"]])
+    said = fields(judge.decide(claimed(retries=2), Snoozed(30.0), call).record)
+    assert (said["state"], said["retries"]) == ("RETRY", 2)
+    assert said["error"] == {"type": "ValueError", "message": "boom: no"}
+
+
+@pytest.mark.parametrize("options", [TaskOptions(), TaskOptions(autoretry_for=(BaseException,), max_retries=None)])
+def test_a_rejected_job_is_a_dead_letter_at_once(judge, options):
+    settlement = judge.decide(claimed(), Rejected(BOOM), CALL, options)
+    assert isinstance(settlement, Bury)
+    assert fields(settlement.record)["state"] == "FAILURE"
+    assert Letter.decode(settlement.letter).reason == "rejected"
+
+
+def test_a_task_without_dead_letters_has_none_of_what_it_rejects(judge):
+    assert isinstance(judge.decide(claimed(), Rejected(BOOM), CALL, TaskOptions(dead_letter=False)), Ack)
+
+
+@pytest.mark.parametrize(
+    ("options", "settled"),
+    [
+        ({}, Bury),
+        ({"throws": (ValueError,)}, Ack),
+        ({"throws": (LookupError,)}, Bury),
+        ({"throws": (ValueError,), "autoretry_for": (ValueError,)}, Defer),
+        ({"throws": (ValueError,), "autoretry_for": (ValueError,), "max_retries": 0}, Ack),
+        ({"autoretry_for": (Exception,), "dont_autoretry_for": (ValueError,)}, Bury),
+        ({"autoretry_for": (Exception,), "dont_autoretry_for": (LookupError,)}, Defer),
+        ({"autoretry_for": (Exception,), "dont_autoretry_for": (ValueError,), "throws": (Exception,)}, Ack),
+    ],
+)
+def test_an_expected_error_is_no_dead_letter_and_an_excluded_one_no_retry(judge, options, settled):
+    settlement = judge.decide(claimed(), Failed(ValueError("boom"), BOOM), CALL, TaskOptions(**options))
+    assert isinstance(settlement, settled)
+    if settled is Ack:
+        assert settlement.is_expected
+        assert fields(settlement.record) == {"state": "FAILURE", **ERROR, **ABOUT}
+
+
+def test_an_expected_error_of_the_last_retry_is_expected_too(judge):
+    outcome = WantsRetry(Retry(exc=ValueError("boom")), BOOM)
+    settlement = judge.decide(claimed(retries=3), outcome, CALL, TaskOptions(throws=(ValueError,)))
+    assert isinstance(settlement, Ack)
+    assert settlement.is_expected
 
 
 # The rest
@@ -250,7 +364,7 @@ def test_expired_is_revoked_and_no_dead_letter(judge):
 @pytest.mark.parametrize("options", [TaskOptions(), TaskOptions(autoretry_for=(BaseException,))])
 def test_a_job_that_was_cancelled_while_it_ran_is_revoked_and_no_dead_letter(judge, options):
     settlement = judge.decide(claimed(), Revoked(), CALL, options)
-    assert isinstance(settlement, Ack)
+    assert isinstance(settlement, Revoke)
     said = fields(settlement.record)
     assert (said["state"], said["error"]["type"]) == ("REVOKED", "JobRevoked")
 

@@ -488,6 +488,20 @@ async def test_a_cancelled_job_that_does_not_end_still_has_its_time_limit(app, l
         stubborn.go = True
 
 
+async def test_what_cannot_be_cancelled_is_given_up_when_it_is_to_be_terminated(app, log, short_grace, stubborn):
+    """Its process is replaced, as after a hard limit. Breaks when the job is waited for."""
+    long = app.task(name="long")(stubborn.function)
+    async with app, app.worker(concurrency=1) as worker:
+        job = await long.enqueue()
+        await asyncio.to_thread(stubborn.inside.wait, 5)
+        assert worker._executor.cancel(job.id)
+        assert worker._executor.cancel(job.id, terminate=True)  # it did not end, and now it must
+        with pytest.raises(JobRevoked):
+            await job.result(5)
+        assert await log.heard("job does not end, it keeps its slot", id=job.id)
+        stubborn.go = True
+
+
 # The alarm
 
 

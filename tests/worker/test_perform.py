@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import functools
 import gc
+import logging
 import sys
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rqueue import Depends, JobFailed, Retry, current_request
+from rqueue import Depends, JobFailed, Reject, Retry, Snooze, current_request
+from rqueue.testing import moving_clock
 from rqueue.wire.record import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS
 from rqueue.wire.state import State
 from rqueue.worker.perform import failure_of
@@ -645,3 +647,104 @@ async def test_a_task_that_is_registered_after_the_start_opens_its_resource_at_i
         jobs = await app.enqueue_many([t.s() for _ in range(5)])
         assert [await job.result(5) for job in jobs] == [2] * 5
     assert parents == [None, None]
+
+
+# What a task raises on purpose
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "thread"])
+async def test_a_snoozed_job_runs_again_and_has_spent_no_retry(app, broker, log, leaked, kind):
+    """Several in a row are fine, with no retry at all. Breaks when it counts, is told as an error, or as still
+    running.
+    """
+    runs = []
+
+    def step(self):
+        runs.append(self.request.retries)
+        if len(runs) < 4:
+            raise Snooze(60)
+        return "now"
+
+    async def coroutine(self):
+        return step(self)
+
+    options = {"name": "t", "bind": True, "max_retries": 0, "track_started": True, "priority": 3}
+    t = app.task(**options)(coroutine if kind == "coroutine" else step)
+    async with app, moving_clock(app) as clock, app.worker() as worker:
+        job = await t.enqueue()
+        for count in (1, 2, 3):
+            assert (await log.heard("job deferred", count))["snooze"] == 60
+            info = await job.info()
+            assert (info.state, info.error, info.attempts, info.history) == (State.PENDING, None, 1, ())
+            assert len(runs) == count
+            await clock.move(60)
+        assert await job.result(5) == "now"
+        assert runs == [0] * 4
+        await worker._settler.drained()
+        assert worker._settler.ended == {("t", "SUCCESS"): 1}
+    assert [line for line in log.lines if line[0] > 20] == [], "nothing of it is worth a warning"
+    assert set(await leaked(broker)) <= {"rqueue:clock"}
+
+
+async def test_a_snoozed_retry_shows_its_error_while_it_waits(app, log):
+    @app.task(name="t", bind=True, autoretry_for=(OSError,), default_retry_delay=0.001, max_retries=1)
+    async def t(self):
+        if self.request.retries:
+            raise Snooze(600)
+        raise OSError("away")
+
+    async with app, app.worker():
+        job = await t.enqueue()
+        await log.heard("job deferred", snooze=600)
+        info = await job.info()
+        assert (info.state, info.error, info.attempts) == (State.RETRY, "OSError: away", 2)
+
+
+async def test_a_rejected_job_is_a_dead_letter_with_that_reason(app, broker, letters):
+    @app.task(name="t", autoretry_for=(Exception,), default_retry_delay=0)
+    async def t():
+        raise Reject("no such customer")
+
+    async with app, app.worker():
+        with pytest.raises(JobFailed, match="Reject: no such customer"):
+            await (await t.enqueue()).result(5)
+    ((letter),) = await letters(broker)
+    assert (letter.reason, letter.retries, letter.failure.message) == ("rejected", 0, "no such customer")
+
+
+async def test_a_job_that_goes_back_goes_behind_those_that_wait(app, log):
+    ran = []
+
+    @app.task(name="t", bind=True)
+    async def t(self, name):
+        ran.append((name, self.request.retries))
+        if name == "a" and len(ran) == 1:
+            raise Reject(requeue=True)
+
+    async with app:
+        for name in "abc":
+            await t.enqueue(name)
+        async with app.worker(concurrency=1) as worker:
+            await worker.drain(scheduled=True)
+    assert sorted(ran[:3]) == [("a", 0), ("b", 0), ("c", 0)]
+    assert ran[-1] == ("a", 0)
+    assert len(ran) == 4
+    assert len(log.of("job deferred", snooze=0.0)) == 1
+
+
+@pytest.mark.parametrize("how", ["throws", "retry"])
+async def test_an_expected_failure_is_no_news(app, broker, letters, log, how):
+    """Logged as information, without a dead letter; whoever waits is told as ever."""
+
+    @app.task(name="t", bind=True, throws=(LookupError,), max_retries=0)
+    async def t(self):
+        if how == "retry":
+            self.retry(exc=KeyError("gone"))
+        raise KeyError("gone")
+
+    async with app, app.worker():
+        with pytest.raises(JobFailed, match="KeyError: 'gone'"):
+            await (await t.enqueue()).result(5)
+    assert await letters(broker) == []
+    assert [level for level, text, _ in log.lines if text == "job failed"] == [logging.INFO]
+    assert log.loud() == []

@@ -151,3 +151,61 @@ async def test_a_queue_whose_list_is_none_does_not_keep_the_others_from_being_ta
     assert await broker._link.call(b"LRANGE", other.main, 0, -1) == [message("a")]
     await broker._link.call(b"DEL", default.main)
     assert await worker.reaper.take_back("dead") == 1
+
+
+@pytest.mark.parametrize("url", ["redis"], indirect=True)
+async def test_forgotten_locks_go_a_page_in_a_look(parts, broker, keys):
+    """However many there are, a look is short; those of living jobs stay."""
+    worker = parts()
+    await broker._link.call(b"SADD", keys.jobs, "j7")
+    await broker._link.call(b"HSET", keys.unique, *(word for n in range(3000) for word in (f"l{n}", f"j{n}")))
+    worker.reaper._looks = 11
+    left = []
+    while not left or worker.reaper._pruned[keys.name]:
+        await worker.reaper.tick()
+        left.append(await broker._link.call(b"HLEN", keys.unique))
+    assert 1000 < left[0] < 3000
+    assert len(left) > 2
+    assert await broker._link.call(b"HGETALL", keys.unique) == [b"l7", b"j7"]
+    await worker.reaper.tick()
+    assert worker.reaper._pruned == {keys.name: 0}, "not again before the next minute"
+
+
+async def test_a_cancelled_job_is_not_charged_and_no_dead_letter(parts, ghost, broker, keys, message, letters):
+    """It ends as REVOKED, however many workers it has cost. Breaks when its third loss buries it."""
+    worker, dead = parts(), await ghost(broker)
+    await worker.push(message("a", losses=2))
+    await dead.claim()
+    await dead.start("a")
+    await broker._link.call(b"SADD", keys.jobs, "a")
+    await broker._link.call(b"ZADD", keys.stops, 0, b"job:a")
+    await dead.die()
+    assert [await worker.reaper.tick() for _ in range(2)] == [0, 1]
+    assert await broker._link.call(b"LRANGE", keys.lists[10], 0, -1) == [message("a", losses=2)]
+    assert await letters(broker) == []
+
+
+async def test_a_cancelled_job_that_had_been_acknowledged_early_is_revoked(parts, ghost, broker, keys, message, leaked):
+    """Nobody runs it again. Breaks when its end is WorkerLost, or its stop stays."""
+    worker, dead = parts(), await ghost(broker)
+    await broker._link.call(b"SADD", keys.jobs, "early")
+    await worker.push(message("early"))
+    (raw,) = await dead.claim()
+    await dead.start("early")
+    assert await broker.ack(keys, dead.id, 1, 1, [Done(raw, "early", b'{"state":"STARTED"}', "60")]) == b"1"
+    assert await broker.cancel(keys, Done(b"", "early", b'{"state":"REVOKED"}', "60"), [dead.id]) == (2, dead.id)
+    await dead.die()
+    assert [await worker.reaper.tick() for _ in range(2)] == [0, 0]
+    (known,) = await broker.known([(keys, "early")])
+    assert decode_record(known.record)["state"] == "REVOKED"
+    assert await leaked(broker) == {}
+
+
+async def test_stops_of_nobody_are_forgotten_once_a_minute(parts, broker, keys, leaked):
+    """Who had set them died. Breaks when the keys grow for ever, or a running job's stop goes."""
+    worker = parts()
+    await broker._link.call(b"ZADD", keys.stops, 0, b"job:a", 0, b"job:b", 0, b"queue")
+    await broker._link.call(b"SADD", keys.jobs, b"b")
+    for _ in range(12):
+        await worker.reaper.tick()
+    assert set(await broker._link.call(b"ZRANGE", keys.stops, 0, -1)) == {b"job:b", b"queue"}

@@ -2,13 +2,17 @@
 
 import asyncio
 
+import orjson
 import pytest
 
 from rqueue.broker.broker import ReplyLost
+from rqueue.client.registry import Registry
 from rqueue.errors import BrokerError, BrokerUnavailable
+from rqueue.wire.message import Call, Header, Message
 from rqueue.wire.record import Failure
-from rqueue.worker.inflight import Phase
-from rqueue.worker.outcome import Ack, Bury, Defer, Release, Track
+from rqueue.worker.inflight import ClaimedJob, Phase
+from rqueue.worker.outcome import Ack, Bury, Defer, Release, Track, Unknown
+from rqueue.worker.perform import prepare
 from rqueue.worker.settler import BATCH_JOBS, LANES
 
 SUCCESS = b'{"state":"SUCCESS","result":1}'
@@ -252,3 +256,146 @@ async def test_dead_letters_are_bounded(parts, broker, message, letters):
 
 def test_the_limits():
     assert (LANES, BATCH_JOBS) == (4, 200)
+
+
+async def test_why_a_job_waits_is_told_for_as_long_as_it_waits(worker, running, broker):
+    (job,) = await running(1)
+    ended(worker, [job], Defer(job.message.changed(retries=1), 7 * 86_400, b'{"state":"RETRY"}'))
+    await worker.settler.drained()
+    assert await broker._link.call(b"TTL", worker.keys.result("j0")) > 7 * 86_400
+
+
+# Transfer
+
+
+def moving(to="other", token="t0k3n", **header):
+    body = b'{"task":"t","args":[1],"x-mine":1,"history":[[5,"E: x"]],"move":{"queue":"%s","token":"%s"}}'
+    return Header(3, retries=1, id="j", **header).encode() + body % (to.encode(), token.encode())
+
+
+MOVED = b'1 3 0 1 0 j {"task":"t","args":[1],"x-mine":1,"history":[[5,"E: x"]]}'
+
+
+@pytest.fixture
+def transferring(worker, broker):
+    """A job that goes on in another queue was claimed, and is to be settled so."""
+
+    async def start(raw=None):
+        raw = raw or moving()
+        await worker.push(raw, level=3)
+        await broker._link.call(b"SADD", worker.keys.jobs, "j")
+        claim = await broker.claim(worker.queues, [5], worker.lease.worker, 60, 1, 10**9)
+        await worker.fetcher._accept([(worker.keys, each.level, each.raw) for each in claim.messages])
+        job = worker.take()
+        prepared = prepare(job, Registry(), 0)
+        worker.inflight.end(job, worker.judge.decide(job, prepared))
+        return job
+
+    return start
+
+
+async def waiting_in(broker, queue):
+    return [raw for name in broker.keys.queue(queue).lists for raw in await broker._link.call(b"LRANGE", name, 0, -1)]
+
+
+async def test_a_job_that_moves_is_in_the_other_queue_and_no_longer_here(worker, transferring, broker, stored, log):
+    """With its id, priority, retries and history, and what nobody here knows; its task need not be known here."""
+    await transferring(moving(since=7, losses=1))
+    await worker.settler.drained()
+    found = await stored(broker)
+    record = orjson.loads(found.pop("~rqueue:{default}:result:j"))
+    assert (record["state"], record["moved"], record["history"]) == ("RETRY", "other", [[5, "E: x"]])
+    assert record["error"] == {"type": "E", "message": "x"}
+    del found["rqueue:{default}:workers"], found[f"~rqueue:{{default}}:settled:{worker.lease.worker}"]
+    assert found == {
+        "rqueue:queues": {b"other"},
+        "rqueue:{other}": [b""],
+        "rqueue:{other}:p3": [MOVED.replace(b"1 3 0", b"1 3 1")],
+        "rqueue:{other}:jobs": {b"j"},
+        "~rqueue:{other}:sent:t0k3n": {b"0": b"1 1"},
+    }
+    assert log.of("job moved", id="j")
+    assert worker.settler.ended == {}
+
+
+@pytest.mark.parametrize("verb", ["enqueue", "move"])
+@pytest.mark.parametrize("done_first", [True, False], ids=["it was done", "it was not done"])
+async def test_a_move_whose_reply_is_lost_is_one_move(worker, transferring, broker, stored, verb, done_first):
+    """Also when the job has run and ended in the other queue by then. Breaks when the enqueue there is a new one."""
+    real, calls = getattr(broker, verb), []
+
+    async def unlucky(*arguments):
+        calls.append(arguments)
+        if len(calls) > 1:
+            return await real(*arguments)
+        if done_first:
+            await real(*arguments)
+            await broker._link.call(b"DEL", *broker.keys.queue("other").lists, broker.keys.queue("other").jobs)
+        raise ReplyLost("lost")
+
+    setattr(broker, verb, unlucky)
+    await transferring()
+    await worker.settler.drained()
+    assert len(calls) == 2
+    there = [raw for raw in await waiting_in(broker, "other") if raw]
+    assert there == ([] if done_first else [MOVED])
+    assert b"j" not in (await stored(broker)).get("rqueue:{default}:jobs", set())
+
+
+async def test_a_move_that_another_worker_repeats_is_one_move(worker, transferring, broker, held_in, log):
+    """The first died, or stood still, between the two steps."""
+    real = broker.move
+
+    async def dies(*_):
+        raise asyncio.CancelledError
+
+    broker.move = dies
+    job = await transferring()
+    worker.settler.tick()
+    await asyncio.wait(worker.settler._tasks)
+    broker.move = real
+    assert await waiting_in(broker, "other") == [b"", MOVED]
+    assert await held_in(broker, worker.keys, worker.lease.worker) == [job.message.raw], "nowhere is it lost"
+    await broker._link.call(b"DEL", worker.keys.processing(worker.lease.worker))  # reaped, and claimed again
+    await transferring(moving(losses=1))
+    await worker.settler.drained()
+    assert await waiting_in(broker, "other") == [b"", MOVED]
+    assert await broker._link.call(b"EXISTS", worker.keys.jobs, worker.keys.scheduled) == 0
+    assert len(log.of("job moved")) == 1
+
+
+async def test_while_its_id_is_alive_there_a_job_waits_here(worker, transferring, broker, stored, log):
+    """Another job of that id, or this one on its way back before it was let go. Breaks when it is dropped as a
+    duplicate, or when it asks again in the old words and hears the old answer for ever.
+    """
+    other = broker.keys.queue("other")
+    await broker._link.call(b"SADD", other.jobs, "j")
+    await transferring()
+    await worker.settler.drained()
+    assert await waiting_in(broker, "other") == []
+    again = Message.parse(await broker._link.call(b"HGET", worker.keys.messages, "j"))
+    assert again.header == Header(3, retries=1, id="j")
+    assert Call.decode(again.body).move.token != "t0k3n"
+    assert b"j" in (await stored(broker))["rqueue:{default}:jobs"]
+    assert len(log.of("job waits to move, its id is alive there")) == 1
+    assert log.of("job moved") == []
+    await broker._link.call(b"DEL", other.jobs, worker.keys.scheduled, worker.keys.messages)
+    await transferring(again.raw)
+    await worker.settler.drained()
+    assert await waiting_in(broker, "other") == [b"", MOVED]
+
+
+async def test_what_the_other_queue_refuses_stays_here_and_is_tried_again(worker, transferring, broker, log):
+    """A full Redis, or no list in the list's place. Breaks when the job fails over it, or holds a lane until then."""
+    await broker._link.call(b"SET", broker.keys.queue("other").lists[3], "no list")
+    job = await transferring()
+    await worker.settler.drained()
+    assert await broker._link.call(b"HGET", worker.keys.messages, "j") == job.message.raw
+    assert log.of("redis refused to settle", id="j")
+
+
+async def test_a_job_that_is_where_it_should_go_runs(worker, message):
+    """Breaks when it is enqueued as a duplicate of itself, and let go."""
+    raw = Message.parse(moving("default"))
+    job = ClaimedJob(worker.keys, "w", raw, "j", 5)
+    assert prepare(job, Registry(), 0) == Unknown("t")

@@ -6,11 +6,13 @@
 -- KEYS[4] sent       HASH  lane -> sequence number and outcome of the producer's last batch in it
 -- KEYS[5] main       LIST
 -- KEYS[6..15] p1 … p10  LIST
--- KEYS[16..] result  STR  for each job whose id the caller chose: what an earlier job of that id left
+-- KEYS[16..] result  STR  for each job whose id the caller chose: what an earlier job of that id left; where there are
+--         such, the last key is stops, ZSET: what must not run
 -- ARGV[1] lane, ARGV[2] sequence number, ARGV[3] seconds to remember the outcome
 -- ARGV[4..] for each job: id, '1' if the caller chose the id, level, due, message
 --           due: '' now | '+ms' from now | 'ms' since the epoch
--- returns one '1' (enqueued) or '0' (the id is alive: harmless) for each job
+-- returns for each job '1' (enqueued), '0' (the id is alive: harmless) or '2' (not enqueued: a stop is left of an
+--         earlier job of that id; forget it first)
 --
 -- A batch whose reply was lost is sent again under its number: it gets the first answer and changes nothing. So does
 -- the first sending when it arrives after the second. At maxmemory the first write is refused, before any change.
@@ -18,7 +20,7 @@ local jobs, scheduled, messages, sent = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local lane, number = ARGV[1], tonumber(ARGV[2])
 local last = redis.call('HGET', sent, lane)
 if last then
-  local seen, outcome = string.match(last, '^(%d+) ([01]*)$')
+  local seen, outcome = string.match(last, '^(%d+) (%d*)$')
   if tonumber(seen) >= number then return outcome end
 end
 for level = 0, 10 do
@@ -28,6 +30,7 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local ids, waiting, outcome, soonest, token, result = {}, {}, {}, false, false, 15
+local stops = #KEYS > 15 and redis.call('EXISTS', KEYS[#KEYS]) == 1 and KEYS[#KEYS]
 local function many(command, key, values) -- unpack takes 7,999 at most
   for i = 1, #values, 5000 do redis.call(command, key, unpack(values, i, math.min(i + 4999, #values))) end
 end
@@ -36,6 +39,8 @@ for i = 4, #ARGV, 5 do
   local fresh = 1
   if ARGV[i + 1] == '1' then
     fresh, result = redis.call('SADD', jobs, id), result + 1
+    local is_stopped = fresh == 1 and stops and redis.call('ZSCORE', stops, 'job:' .. id)
+    if is_stopped then fresh = 1 + redis.call('SREM', jobs, id) end
     if fresh == 1 then redis.call('DEL', KEYS[result]) end
   else
     ids[#ids + 1] = id

@@ -11,6 +11,7 @@
 -- KEYS[9] jobs        SET   ids of jobs that are not settled
 -- ARGV[1] worker, ARGV[2] lane, ARGV[3] sequence number
 -- ARGV[4] message as claimed, ARGV[5] id, ARGV[6] message as it goes on, ARGV[7] ms until it is due
+--         no whole number: parked, since its task is paused
 -- ARGV[8] record that says why ('' for none), ARGV[9] seconds to keep it ('0' not at all)
 -- ARGV[10] '1' when the job was settled before it started (acks_late=False): it is in no list, and goes all the same
 -- returns false, when the worker is not registered | '1' scheduled | '0' the claim was lost
@@ -24,6 +25,9 @@ end
 if not redis.call('ZSCORE', workers, worker) then return false end
 local time = redis.call('TIME')
 local due = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[7])
+local is_parked = due % 1 ~= 0
+-- A parked job is known by a due time that is no whole number; its fraction keeps the order within a millisecond.
+if is_parked then due = math.floor(due) + (time[2] % 1000 + 0.5) / 1000 end
 -- Refused at maxmemory, and changes nothing otherwise: then the reason is not kept, only the job.
 local probe = redis.pcall('SETRANGE', KEYS[7], 0, '')
 if type(probe) == 'table' and string.find(probe.err, 'OOM', 1, true) then record = '' end
@@ -33,7 +37,7 @@ if owned == 1 then
   local soonest = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
   redis.call('SREM', started, id)
   redis.call('SADD', KEYS[9], id)
-  redis.call('ZADD', scheduled, string.format('%.0f', due), id)
+  redis.call('ZADD', scheduled, string.format(is_parked and '%.4f' or '%.0f', due), id)
   redis.call('HSET', KEYS[6], id, ARGV[6])
   if record ~= '' then
     if ARGV[9] ~= '0' then redis.call('SET', KEYS[7], record, 'EX', ARGV[9]) end

@@ -1,0 +1,73 @@
+"""``rqueue events``: jobs' changes as they come."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from rqueue.app import RQueue
+from rqueue.cli import options
+from rqueue.cli.lookup import find_client
+from rqueue.cli.output import run, show_json
+from rqueue.client.events import Event
+
+JobId = Annotated[
+    str | None, typer.Argument(metavar="[JOB]", help="Only this job, from what is known of it to its end.")
+]
+JsonLines = Annotated[bool, typer.Option("--json", envvar="RQUEUE_JSON", help="Print each as a line of JSON.")]
+
+
+def events(
+    job_id: JobId = None,
+    queue: options.QueueFilter = None,
+    task: options.TaskFilter = None,
+    timeout: options.Timeout = None,
+    app: options.App = None,
+    url: options.Url = None,
+    namespace: options.Namespace = None,
+    json: JsonLines = False,
+) -> None:
+    """Print jobs' changes as they come, until Ctrl-C; one job's until it has ended.
+
+    Plain jobs announce their end only, tracked ones their start and progress as well. --timeout is for one job.
+    """
+    client = find_client(app, url, namespace)
+    with suppress(KeyboardInterrupt):
+        run(client, lambda: _watch(client, job_id, queue, task, timeout, json))
+
+
+async def _watch(
+    client: RQueue, job_id: str | None, queue: str | None, task: str | None, timeout: float | None, json: bool
+) -> None:
+    if job_id is not None:
+        async for event in client.job(job_id, queue).events(timeout):
+            _show(event, json)
+        return
+    async with client.events(queue, task) as found:
+        typer.echo("listening; Ctrl-C ends it", err=True)
+        async for event in found:
+            _show(event, json)
+
+
+def _show(event: Event, json: bool) -> None:
+    if json:
+        show_json(asdict(event.info) | {"at": event.at, "after_gap": event.after_gap})
+        return
+    if event.after_gap:
+        typer.echo("… some were missed")
+    moment = event.at.isoformat(timespec="milliseconds").replace("+00:00", "Z") if event.at is not None else "-"
+    words = (moment, event.job_id, event.queue, event.info.task or "-", str(event.state), *_more(event))
+    typer.echo(" ".join(words))
+
+
+def _more(event: Event) -> list[str]:
+    said: dict[str, Any] = event.progress or {}
+    more = [f"{said['done']}/{said['total']}" if "total" in said else str(said["done"])] if "done" in said else []
+    if "state" in said:
+        more.append(said["state"])
+    if event.info.error is not None:
+        more.append(event.info.error.partition("\n")[0])
+    return more
