@@ -9,13 +9,18 @@ PYTHONS := python3.14 python3.13 python3.12 python3.11 python3
 .PHONY: help demo test lint types check bench bench-fleet bench-schedule format lock clean
 
 help: ## say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(READY) ## run 2,000 jobs on four worker processes, kill one half-way, lose nothing
 	@$(BIN)/rqueue demo
 
 # Most tests wait for a server, a process or a lease: more at once than there are cores.
 AT_ONCE := 4
+
+# Bytecode is kept, beside the environment, also where the machine says not to: hundreds of processes that the tests
+# start would each compile rqueue anew, and each of pytest's workers all tests.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 test: $(READY) ## run the tests (make test ARGS="-k name")
 	@$(BIN)/python -m pytest -n $(AT_ONCE) --dist worksteal $(ARGS)
