@@ -5,6 +5,7 @@ from rqueue.client.client import current_request
 from rqueue.client.context import Context, Request
 from rqueue.client.events import Event, Events
 from rqueue.client.job import Job, JobInfo, SyncJob
+from rqueue.client.pauses import Pause, Resumed
 from rqueue.client.resources import Depends
 from rqueue.client.revocation import Cancellations, Cancelled
 from rqueue.client.schedules import ScheduleInfo
@@ -74,6 +75,7 @@ __all__ = [
     "MessageTooLarge",
     "MissingDependency",
     "PastError",
+    "Pause",
     "Queue",
     "RQueue",
     "RQueueError",
@@ -81,6 +83,7 @@ __all__ = [
     "Request",
     "ResultError",
     "ResultNotKept",
+    "Resumed",
     "Retry",
     "ScheduleInfo",
     "ScheduleNotFound",

@@ -222,6 +222,10 @@ class Retry(Signal):
     ) -> None:
         if max_retries not in (None, ...) and (type(max_retries) is not int or max_retries < 0):
             raise ConfigError(f"max_retries {max_retries!r}: None for no limit, or a whole number from 0")
+        if args is not None and not isinstance(args, list | tuple):
+            raise ConfigError(f"args {args!r}: a list or a tuple of arguments")
+        if kwargs is not None and not isinstance(kwargs, Mapping):
+            raise ConfigError(f"kwargs {kwargs!r}: arguments by name, for example {{'a': 1}}")
         self.defer = None if defer is None else _delay_s(defer, "defer")
         self.exc, self.max_retries = exc, max_retries
         self.new_args, self.new_kwargs, self.queue = args, kwargs, queue
@@ -249,9 +253,14 @@ class Reject(Signal):
     Args:
         reason: why, as a text or an exception; its text is the job's error.
         requeue: put the job back behind those that wait, instead: no error, and it costs no retry.
+
+    Raises:
+        ConfigError: requeue is not True or False.
     """
 
     def __init__(self, reason: object = "", *, requeue: bool = False) -> None:
+        if not isinstance(requeue, bool):
+            raise ConfigError(f"requeue {requeue!r}: True or False")
         self.reason, self.requeue = reason, requeue
         super().__init__(str(reason) or "the task rejected it")
 

@@ -143,6 +143,18 @@ def test_a_retry_with_a_wrong_limit_is_refused_where_it_is_raised(limit):
         Retry(max_retries=limit)
 
 
+@pytest.mark.parametrize("wrong", [{"args": 5}, {"args": "ab"}, {"kwargs": [1]}, {"kwargs": "a"}], ids=repr)
+def test_arguments_that_are_none_are_refused_where_they_are_written(wrong):
+    """Breaks when a text becomes a list of its letters."""
+    with pytest.raises(ConfigError, match=r"^(args|kwargs) "):
+        Retry(**wrong)
+
+
+def test_requeue_is_yes_or_no():
+    with pytest.raises(ConfigError, match="True or False"):
+        Reject("why", requeue="no")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("delay", [-1, float("nan"), 1e10, True, "60", None, timedelta(-1)])
 def test_a_snooze_that_has_no_time_is_refused_where_it_is_raised(delay):
     with pytest.raises(ConfigError, match="delay"):

@@ -11,8 +11,8 @@ import typer
 
 from rqueue.app import RQueue
 from rqueue.cli import options
-from rqueue.cli.exits import Code
-from rqueue.cli.lookup import find_client
+from rqueue.cli.exits import Code, as_usage
+from rqueue.cli.lookup import find_client, warn_of_unknown_task
 from rqueue.cli.output import run, show_json
 from rqueue.client.revocation import Cancellations, Cancelled
 from rqueue.errors import JobNotFound
@@ -78,9 +78,11 @@ def cancel(
         found = run(client, lambda: _cancel_each(client, wanted, queue, terminate=terminate))
         _show(found, json=json)
         return
-    counts = run(
-        client, lambda: client.cancel(task=task, header=pair, queue=queue, terminate=terminate, dry_run=dry_run)
-    )
+    warn_of_unknown_task(client, task)
+    with as_usage():
+        counts = run(
+            client, lambda: client.cancel(task=task, header=pair, queue=queue, terminate=terminate, dry_run=dry_run)
+        )
     _show_counts(counts, dry_run=dry_run, json=json)
 
 

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 
 from rqueue.cli import editor, options
-from rqueue.cli.exits import MEANINGS, Code, fail
+from rqueue.cli.exits import MEANINGS, Code, as_usage, fail
+from rqueue.cli.jobs import read_arguments
 from rqueue.cli.lookup import find_client
 from rqueue.cli.output import confirm, run, show_json, show_table
 from rqueue.client.admin import Admin, DeadLetter, Retried
 from rqueue.client.letters import ChangeKwargs, Changes, FilterKwargs, error_of
-from rqueue.client.options import seconds
 from rqueue.errors import ConfigError
 from rqueue.wire import codec
 from rqueue.wire.keys import MAIN
@@ -27,10 +27,6 @@ commands = typer.Typer(
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The job's id.", show_default=False)]
 Raw = Annotated[bool, typer.Option("--raw", envvar="RQUEUE_RAW", help="Print the message's bytes, and nothing else.")]
-Args = Annotated[str | None, typer.Option("--args", envvar="RQUEUE_ARGS", metavar="JSON", help="A JSON list.")]
-KeywordArguments = Annotated[
-    str | None, typer.Option("--kwargs", envvar="RQUEUE_KWARGS", metavar="JSON", help="A JSON object.")
-]
 Retry = Annotated[bool, typer.Option("--retry", envvar="RQUEUE_RETRY", help="Make it a waiting job in the same step.")]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="The jobs' ids.", show_default=False)]
 Offset = Annotated[int, typer.Option("--offset", envvar="RQUEUE_OFFSET", min=0, help="Pass over the first so many.")]
@@ -47,7 +43,11 @@ TimeLimit = Annotated[
 Expires = Annotated[
     float | None,
     typer.Option(
-        "--expires", envvar="RQUEUE_EXPIRES", metavar="SECONDS", help="Do not start it after so long; 0: it may ever."
+        "--expires",
+        envvar="RQUEUE_EXPIRES",
+        min=0,
+        metavar="SECONDS",
+        help="Do not start it after so long; 0: it may ever.",
     ),
 ]
 Limit = Annotated[int, typer.Option("--limit", envvar="RQUEUE_LIMIT", min=1, help="Show so many at most.")]
@@ -115,8 +115,8 @@ def show(
 @commands.command(epilog=MEANINGS)
 def edit(
     job_id: Id,
-    args: Args = None,
-    kwargs: KeywordArguments = None,
+    args: options.Args = None,
+    kwargs: options.Kwargs = None,
     priority: Priority = None,
     max_retries: MaxRetries = None,
     time_limit: TimeLimit = None,
@@ -137,10 +137,8 @@ def edit(
     if not changes:
         letter = run(client, lambda: Admin(client).dead_letter(job_id)) or fail_missing(job_id)
         changes = _by_hand(letter)
-    try:
+    with as_usage():
         answer = run(client, lambda: Admin(client).dead_edit(letter, retry=retry, **changes))
-    except TypeError as exc:
-        raise ConfigError(str(exc)) from None
     if json:
         show_json({"id": job_id, "answer": answer})
     elif answer in ("edited", "waiting"):
@@ -163,8 +161,8 @@ def _by_hand(dead: DeadLetter) -> ChangeKwargs:
     level = Message.parse(dead.letter.raw).header.level
     before = {"args": list(call.args), "kwargs": dict(call.kwargs or {}), "priority": None if level == MAIN else level}
     lines = (f"  {codec.dumps(name).decode()}: {codec.dumps(value).decode()}" for name, value in before.items())
-    after = codec.loads(_checked_json(editor.edited("{\n" + ",\n".join(lines) + "\n}\n", ".json")))
-    if not isinstance(after, dict) or after.keys() != before.keys():
+    after = _from_json(editor.edited("{\n" + ",\n".join(lines) + "\n}\n", ".json"), dict)
+    if after.keys() != before.keys():
         raise ConfigError("an object with args, kwargs and priority is needed; nothing was changed")
     changed: Any = {name: value for name, value in after.items() if value != before[name]}
     if not changed:
@@ -176,18 +174,20 @@ def _by_hand(dead: DeadLetter) -> ChangeKwargs:
 def _arguments(args: str | None, kwargs: str | None) -> ChangeKwargs:
     found: ChangeKwargs = {}
     if args is not None:
-        found["args"] = codec.loads(_checked_json(args))
+        found["args"] = _from_json(args, list)
     if kwargs is not None:
-        found["kwargs"] = codec.loads(_checked_json(kwargs))
+        found["kwargs"] = _from_json(kwargs, dict)
     return found
 
 
-def _checked_json(text: str) -> bytes:
+def _from_json(text: str, kind: type[list[Any] | dict[str, Any]]) -> Any:
+    """Arguments as they stand in a message: bytes are tagged. An integer beyond 64 bits is refused, not rounded."""
+    with as_usage():
+        codec.dumps(read_arguments(text, kind))
     try:
-        codec.loads(text.encode())
+        return codec.loads(text.encode())
     except ValueError as exc:
-        raise ConfigError(f"{text!r} is not JSON: {exc}") from None
-    return text.encode()
+        raise ConfigError(f"{text!r}: {exc}") from None
 
 
 def _changes(
@@ -223,9 +223,12 @@ def _age_s(text: str | None) -> float | None:
         return None
     number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
     try:
-        return seconds(float(number) * _UNITS[unit], "age")
+        age_s = float(number) * _UNITS[unit]
     except ValueError:
-        raise ConfigError(f"age {text!r}: write it as 90s, 15m, 3h or 7d") from None
+        age_s = -1
+    if not age_s >= 0:
+        raise ConfigError(f"age {text!r}: write it as 90s, 15m, 3h or 7d")
+    return age_s
 
 
 def _shown(dead: DeadLetter) -> dict[str, Any]:
@@ -266,10 +269,8 @@ def retry(
     client = find_client(app, url, namespace)
     which = _which(task, reason, error, older_than, newer_than)
     changes = Changes(**_changes(priority, max_retries, time_limit, expires))
-    try:
+    with as_usage():
         done = run(client, lambda: Admin(client).dead_retry(ids or (), queue=queue, changes=changes, **which))
-    except TypeError as exc:
-        raise ConfigError(str(exc)) from None
     if json:
         show_json(asdict(done))
     else:
@@ -295,10 +296,10 @@ def purge(
 ) -> None:
     """Throw dead letters away: those with these ids, or --all that match (asks first)."""
     _check_choice(ids, all_=all_)
+    which = _which(task, reason, error, older_than, newer_than)
     client = find_client(app, url, namespace)
     if all_ and not yes:
         confirm(f"throw away all dead letters that match at {client.endpoint.shown}?")
-    which = _which(task, reason, error, older_than, newer_than)
     gone = run(client, lambda: Admin(client).dead_purge(ids or (), queue=queue, **which))
     if json:
         show_json({"purged": gone})

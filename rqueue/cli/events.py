@@ -10,7 +10,7 @@ import typer
 
 from rqueue.app import RQueue
 from rqueue.cli import options
-from rqueue.cli.lookup import find_client
+from rqueue.cli.lookup import find_client, warn_of_unknown_task
 from rqueue.cli.output import run, show_json
 from rqueue.client.events import Event
 
@@ -34,7 +34,10 @@ def events(
 
     Plain jobs announce their end only, tracked ones their start and progress as well. --timeout is for one job.
     """
+    if job_id is not None and task is not None:
+        raise typer.BadParameter("give a job's id, or --task, and not both", param_hint="--task")
     client = find_client(app, url, namespace)
+    warn_of_unknown_task(client, task)
     with suppress(KeyboardInterrupt):
         run(client, lambda: _watch(client, job_id, queue, task, timeout, json))
 
@@ -46,6 +49,7 @@ async def _watch(
         async for event in client.job(job_id, queue).events(timeout):
             _show(event, json)
         return
+    await client.open()  # says at once where Redis is not; once it listens, it waits for it
     async with client.events(queue, task) as found:
         typer.echo("listening; Ctrl-C ends it", err=True)
         async for event in found:

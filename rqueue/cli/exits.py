@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import Final, NoReturn
 
@@ -55,6 +57,15 @@ _CODES: Final[tuple[tuple[type[RQueueError], Code], ...]] = (
 def code_of(error: RQueueError) -> Code:
     """The exit code that an error stands for."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), Code.FAILED)
+
+
+@contextmanager
+def as_usage() -> Iterator[None]:
+    """Arguments that do not fit the task, or cannot be sent as JSON, are the wrong usage of a command."""
+    try:
+        yield
+    except TypeError as exc:
+        raise ConfigError(str(exc)) from None
 
 
 def fail(text: str, code: Code) -> NoReturn:

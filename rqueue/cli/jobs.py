@@ -5,15 +5,14 @@ from __future__ import annotations
 import json as stdlib_json
 import sys
 from dataclasses import asdict, dataclass, replace
-from difflib import get_close_matches
 from typing import Annotated, Any
 
 import typer
 
 from rqueue.app import RQueue
 from rqueue.cli import options
-from rqueue.cli.exits import Code, code_of, fail
-from rqueue.cli.lookup import bare, find_app_or_bare, find_client
+from rqueue.cli.exits import Code, as_usage, code_of, fail
+from rqueue.cli.lookup import bare, find_app_or_bare, find_client, unknown_task
 from rqueue.cli.output import run, show_json
 from rqueue.client.job import Job, JobInfo
 from rqueue.client.options import CallOptions, TaskOptions
@@ -79,11 +78,9 @@ def enqueue(
     positional, named = read_arguments(args, list), read_arguments(kwargs, dict)
     client = bare(url, namespace) if by_name else find_app_or_bare(app, url, namespace)
     signature = Signature(_known(client, task), tuple(positional), named, call)
-    try:
+    with as_usage():
         signature.task.check(signature.args, signature.kwargs)
         answer = run(client, lambda: _enqueue(client, signature, wait=wait, timeout=timeout, json=json))
-    except TypeError as exc:
-        raise ConfigError(str(exc)) from None
     if wait or json:
         answer.show(json=json)
 
@@ -179,11 +176,8 @@ def _known(client: RQueue, name: str) -> Task[Any, Any]:
     task = client.tasks.find(name)
     if task is not None:
         return task
-    if len(client.tasks):
-        known = sorted(each.name for each in client.tasks)
-        near = get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"it knows {', '.join(known)}"
-        fail(f"the app has no task {name!r}; {hint} (--by-name sends it all the same)", Code.NOT_FOUND)
+    if wrong := unknown_task(client, name):
+        fail(f"{wrong} (--by-name sends it all the same)", Code.NOT_FOUND)
     return Task(client, _elsewhere, name, TaskOptions(), bind=False)
 
 

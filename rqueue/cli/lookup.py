@@ -9,9 +9,12 @@ import importlib
 import sys
 import tomllib
 import traceback
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Final
+
+import typer
 
 from rqueue.app import RQueue
 from rqueue.broker.endpoint import Endpoint
@@ -77,6 +80,22 @@ def find_client(name: str | None, url: str | None, namespace: str | None) -> RQu
 def bare(url: str | None, namespace: str | None) -> RQueue:
     """An app without tasks, queues and routes, that knows only where Redis is."""
     return RQueue(url or DEFAULT_URL, namespace=namespace or DEFAULT_NAMESPACE)
+
+
+def unknown_task(client: RQueue, name: str) -> str | None:
+    """What is probably wrong with a task's name; None where the app knows it, or no app was found."""
+    known = sorted(task.name for task in client.tasks)
+    if not known or client.tasks.find(name) is not None:
+        return None
+    near = get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]}?" if near else f"it knows {', '.join(known)}"
+    return f"the app has no task {name!r}; {hint}"
+
+
+def warn_of_unknown_task(client: RQueue, name: str | None) -> None:
+    """Say on stderr that a task's name is probably wrong; it may all the same be another app's."""
+    if name is not None and (wrong := unknown_task(client, name)):
+        typer.echo(f"rqueue: {wrong}", err=True)
 
 
 def _from_pyproject(file: Path) -> str | None:

@@ -25,6 +25,12 @@ Namespace = Annotated[
     typer.Option("--namespace", envvar="RQUEUE_NAMESPACE", help="The first part of every key. Default: the app's."),
 ]
 Json = Annotated[bool, typer.Option("--json", envvar="RQUEUE_JSON", help="Print one JSON document on stdout.")]
+Args = Annotated[
+    str | None, typer.Option("--args", envvar="RQUEUE_ARGS", metavar="JSON", help="Arguments: a JSON list.")
+]
+Kwargs = Annotated[
+    str | None, typer.Option("--kwargs", envvar="RQUEUE_KWARGS", metavar="JSON", help="Keyword arguments: an object.")
+]
 Wait = Annotated[bool, typer.Option("--wait", envvar="RQUEUE_WAIT", help="Wait for the job's end.")]
 Timeout = Annotated[
     float | None,

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from rqueue.app import RQueue
 from rqueue.cli import options
-from rqueue.cli.lookup import find_client
+from rqueue.cli.lookup import find_client, warn_of_unknown_task
 from rqueue.cli.output import run, show_json
 from rqueue.client.pauses import Pause, Pauses
 
@@ -31,6 +32,7 @@ def pause(
 ) -> None:
     """Start no more jobs of a queue, a --task, or --all, until resumed. What runs goes on; what is enqueued waits."""
     client = find_client(app, url, namespace)
+    task = _full(client, task)
 
     async def do() -> tuple[bool, bool]:
         is_new = await Pauses(client).pause(queue, task, all_)
@@ -41,6 +43,7 @@ def pause(
         show_json({"paused": _named(queue, task), "was_paused": not is_new})
         return
     typer.echo(f"{_named(queue, task)}: {'paused' if is_new else 'was paused already'}")
+    warn_of_unknown_task(client, task)
     if not is_known:
         typer.echo(f"rqueue: nobody has used a queue {queue} yet", err=True)
 
@@ -56,6 +59,7 @@ def resume(
 ) -> None:
     """Undo the pause of the same words: a queue that was paused by its name stays so when --all is resumed."""
     client = find_client(app, url, namespace)
+    task = _full(client, task)
     done = run(client, lambda: Pauses(client).resume(queue, task, all_))
     if json:
         show_json({"resumed": _named(queue, task), "was_paused": done.was_paused, "still": documents(done.still)})
@@ -68,6 +72,10 @@ def resume(
 def documents(pauses: Sequence[Pause]) -> list[dict[str, Any]]:
     """Pauses as they stand in a JSON document."""
     return [asdict(each) for each in pauses]
+
+
+def _full(client: RQueue, task: str | None) -> str | None:
+    return None if task is None else client.tasks.full_name(task)
 
 
 def _named(queue: str | None, task: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ from rqueue.cli.status import status
 from rqueue.cli.top import top
 from rqueue.cli.worker import worker
 from rqueue.errors import RQueueError
+from rqueue.log import TextFormatter
 
 
 class _Program(TyperGroup):
@@ -84,4 +86,6 @@ program.command(epilog=MEANINGS)(demo.demo)
 
 def main() -> None:
     """Run the command that the arguments name."""
+    if logging.lastResort is not None:  # warnings of a command that sets up no logging: the reason is in their fields
+        logging.lastResort.setFormatter(TextFormatter())
     program(prog_name="rqueue")

@@ -11,13 +11,14 @@ import typer
 
 from rqueue.app import RQueue
 from rqueue.cli import options
-from rqueue.cli.exits import MEANINGS
+from rqueue.cli.exits import MEANINGS, as_usage
 from rqueue.cli.jobs import read_arguments
-from rqueue.cli.lookup import find_client
+from rqueue.cli.lookup import find_client, warn_of_unknown_task
 from rqueue.cli.output import run, show_json, show_table
 from rqueue.client.schedules import ScheduleInfo
 from rqueue.errors import ConfigError
 from rqueue.policy.periodic import Rhythm, cron, every
+from rqueue.wire import codec
 
 commands = typer.Typer(help="Periodic schedules: what is enqueued again and again.", no_args_is_help=True)
 
@@ -31,12 +32,6 @@ Zone = Annotated[
 ]
 Interval = Annotated[
     float | None, typer.Option("--every", envvar="RQUEUE_EVERY", metavar="SECONDS", help="Seconds between two ticks.")
-]
-Args = Annotated[
-    str | None, typer.Option("--args", envvar="RQUEUE_ARGS", metavar="JSON", help="Arguments: a JSON list.")
-]
-Kwargs = Annotated[
-    str | None, typer.Option("--kwargs", envvar="RQUEUE_KWARGS", metavar="JSON", help="Keyword arguments, an object.")
 ]
 Priority = Annotated[
     int | None, typer.Option("--priority", envvar="RQUEUE_PRIORITY", help="1 lowest to 10 highest. Default: none.")
@@ -114,7 +109,7 @@ def show(
         show_json({**_document(found), "next": times})
         return
     for field, value in _document(found).items():
-        typer.echo(f"{field}: {_shown(value) if isinstance(value, datetime) else value}")
+        typer.echo(f"{field}: {_told(value)}".rstrip())
     typer.echo("next: " + ", ".join(map(_shown, times)))
 
 
@@ -125,8 +120,8 @@ def add(
     cron_text: CronText = None,
     tz: Zone = None,
     interval: Interval = None,
-    args: Args = None,
-    kwargs: Kwargs = None,
+    args: options.Args = None,
+    kwargs: options.Kwargs = None,
     queue: Annotated[
         str | None,
         typer.Option("--queue", envvar="RQUEUE_QUEUE", help="The queue. Default: the task's, if it is known."),
@@ -146,11 +141,9 @@ def add(
         raise ConfigError("give --cron '*/5 9-17 * * 1-5', or --every SECONDS")
     given = _given(args, kwargs, priority, misfire, misfire_grace, overlap)
     given |= {} if queue is None else {"queue": queue}
-    _do(
-        find_client(app, url, namespace),
-        lambda client: client.schedules.add(schedule, task, name=name, **given),
-        json=json,
-    )
+    client = find_client(app, url, namespace)
+    warn_of_unknown_task(client, task)
+    _do(client, lambda client: client.schedules.add(schedule, task, name=name, **given), json=json)
 
 
 @commands.command(epilog=MEANINGS)
@@ -159,8 +152,8 @@ def edit(
     cron_text: CronText = None,
     tz: Zone = None,
     interval: Interval = None,
-    args: Args = None,
-    kwargs: Kwargs = None,
+    args: options.Args = None,
+    kwargs: options.Kwargs = None,
     priority: Priority = None,
     misfire: Misfire = None,
     misfire_grace: Grace = None,
@@ -244,7 +237,8 @@ def remove(
 
 def _do(client: RQueue, change: Callable[[RQueue], Awaitable[ScheduleInfo]], *, json: bool) -> None:
     """Change a schedule, and say how it stands."""
-    found = run(client, lambda: change(client))
+    with as_usage():
+        found = run(client, lambda: change(client))
     if json:
         show_json(_document(found))
     else:
@@ -280,6 +274,13 @@ def _given(
 
 def _document(found: ScheduleInfo) -> dict[str, Any]:
     return {**asdict(found), "schedule": str(found.schedule)}
+
+
+def _told(value: Any) -> str:
+    """A field for people: moments as in the list, arguments as JSON, nothing for None."""
+    if value is None or isinstance(value, datetime):
+        return _shown(value)
+    return codec.dumps(value).decode() if isinstance(value, dict | tuple) else str(value)
 
 
 def _shown(moment: datetime | None) -> str:

@@ -42,7 +42,8 @@ from rqueue.policy.periodic import Rhythm
 from rqueue.policy.routing import choose_priority, choose_queue
 from rqueue.wire.keys import MAIN, Keys, QueueKeys
 from rqueue.wire.message import Call, Header
-from rqueue.wire.record import decode_record, moved_to
+from rqueue.wire.record import decode_record, moved_to, state_of
+from rqueue.wire.state import State
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -382,9 +383,18 @@ class Client:
     async def cancel_job(self, job_id: str, queue: str | None, *, terminate: bool = False) -> Cancelled:
         """Cancel one job; see :meth:`~rqueue.client.job.Job.cancel`."""
         keys, known = await self._locate(job_id, queue)
-        if not known.is_alive:
-            return Cancelled.TOO_LATE
-        return (await Revocation(self).cancel(keys, [Target(job_id)], terminate=terminate))[job_id]
+        while known.is_alive:
+            before, targets = keys, [Target(job_id)]
+            outcome = (await Revocation(self).cancel(keys, targets, terminate=terminate))[job_id]
+            if outcome is not Cancelled.TOO_LATE:
+                return outcome
+            keys, known = await self._locate(job_id, keys.name)
+            if keys is before:
+                return outcome
+            # It went on in another queue meanwhile, and is cancelled there, if its worker has not done so.
+            if not known.is_alive and known.record is not None and state_of(known.record) == State.REVOKED:
+                return Cancelled.REMOVED
+        return Cancelled.TOO_LATE
 
     async def cancel(
         self,
@@ -405,10 +415,11 @@ class Client:
             dry_run: cancel nothing, only count in ``found``.
 
         Raises:
-            ConfigError: neither a task nor a header is given.
+            ConfigError: neither a task nor a header is given, or the header is no such pair.
+            TypeError: the header's value is not JSON.
             BrokerError: Redis refused, or could not be asked; what is left can be cancelled by another call.
         """
-        criteria = Criteria(task.name if isinstance(task, Task) else task, header)
+        criteria = Criteria(None if task is None else self.tasks.names(task), header)
         return await Revocation(self).matching(criteria, queue, terminate=terminate, dry_run=dry_run)
 
     # Pausing

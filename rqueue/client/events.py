@@ -22,6 +22,7 @@ from rqueue.client.listener import FINAL_RECORD, is_abandoned
 from rqueue.client.task import Task
 from rqueue.errors import BrokerUnavailable, JobNotFound, MalformedMessage, WaitTimeout
 from rqueue.wire.keys import QueueKeys, check_queue_name
+from rqueue.wire.record import moved_to
 from rqueue.wire.state import State
 
 if TYPE_CHECKING:
@@ -124,22 +125,24 @@ async def events_of(client: Client, job_id: str, queue: str | None, timeout: flo
     try:
         async with asyncio.timeout_at(deadline_s):
             keys = client.keys.queue(queue) if queue is not None else client.keys.queue(await client.locate(job_id))
-        watcher = _Watcher()
         before: tuple[Any, ...] = ()
         seen: JobInfo | None = None
-        with client.session().listener.watching(keys, job_id, watcher):
-            while True:
-                async with asyncio.timeout_at(deadline_s):
-                    item, gap = await watcher.backlog.get()
-                with suppress(_Unreadable):
-                    info = _info(keys, job_id, item)
-                    order = _order(info)
-                    # A look that was under way may bring what was announced before, or is older than that.
-                    if info != seen and order >= before:
-                        before, seen = order, info
-                        yield Event.of(info, gap)
-                        if info.state.is_final:
-                            return
+        while True:  # for each queue in which it goes on
+            watcher, moved = _Watcher(), None
+            with client.session().listener.watching(keys, job_id, watcher):
+                while moved is None:
+                    async with asyncio.timeout_at(deadline_s):
+                        item, gap = await watcher.backlog.get()
+                    with suppress(_Unreadable):
+                        info = _info(keys, job_id, item)
+                        order, moved = _order(info), _moved(item)
+                        # A look that was under way may bring what was announced before, or is older than that.
+                        if info != seen and order >= before:
+                            before, seen = order, info
+                            yield Event.of(info, gap)
+                            if info.state.is_final:
+                                return
+            keys = client.keys.queue(moved)
     except TimeoutError:
         raise WaitTimeout(f"job {job_id} had not ended after {timeout:g} s; it goes on") from None
 
@@ -161,7 +164,7 @@ class Events:
     def __init__(self, client: Client, queue: str | None = None, task: Task[Any, Any] | str | None = None) -> None:
         self._client = client
         self._queue = None if queue is None else check_queue_name(queue)
-        self._task = task.name if isinstance(task, Task) else task
+        self._tasks = None if task is None else client.tasks.names(task)
         self._backlog = Backlog()
         self._subscription: Subscription | None = None
         self._listens = asyncio.Event()
@@ -212,7 +215,7 @@ class Events:
                 continue
             with suppress(MalformedMessage):  # somebody else spoke on the channel
                 info = JobInfo.of(named[1], named[0], item[1])
-                if self._task in (None, info.task):
+                if self._tasks is None or info.task in self._tasks:
                     yield Event.of(info, gap)
                     continue
             self._backlog.has_gap |= gap  # the next one that is shown says so
@@ -250,6 +253,13 @@ def _info(keys: QueueKeys, job_id: str, item: _Item) -> JobInfo:
     if is_abandoned(item) or (item.record is None and not item.is_dead):
         raise JobNotFound(job_id)
     return JobInfo.of(job_id, keys.name, item.record, is_dead=item.is_dead)
+
+
+def _moved(item: _Item) -> str | None:
+    """The queue in which the job goes on, where that is said."""
+    if isinstance(item, Known):
+        return moved_to(item.record) if item.record is not None and not item.is_alive else None
+    return moved_to(item[1]) if isinstance(item, tuple) else None
 
 
 def _order(info: JobInfo) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ import orjson
 
 from rqueue.client.options import Seconds, seconds
 from rqueue.client.registry import Registry
+from rqueue.config import positive
 from rqueue.errors import ConfigError, MalformedMessage, MessageTooLarge
 from rqueue.wire import codec
 from rqueue.wire.keys import MAIN
@@ -136,18 +137,20 @@ class Changes:
     def _fields(self, now_ms: int) -> dict[str, Any]:
         """What becomes of the object's fields, as JSON; None removes one."""
         found: dict[str, Any] = {}
-        for name, kind, word in (("args", list | tuple, "list"), ("kwargs", dict, "object with names")):
+        for name, kind, word in (("args", list | tuple, "a list"), ("kwargs", dict, "an object with names")):
             if (value := getattr(self, name)) is not ...:
                 if not isinstance(value, kind):
-                    raise ConfigError(f"{name} {value!r}: a {word} is needed")
+                    raise ConfigError(f"{name} {value!r}: {word} is needed")
                 found[name] = codec.dumps(value)
         for name in _LIMITS:
             if (value := getattr(self, name)) is not ...:
                 sent = value.total_seconds() if isinstance(value, timedelta) else value
                 found[name] = None if sent is None and name != "max_retries" else codec.dumps(sent)
         if self.expires is not ...:
-            after = None if self.expires is None else now_ms + round(seconds(self.expires, "expires") * 1000)
-            found["expires"] = None if after is None else codec.dumps(after)
+            found["expires"] = None
+            if self.expires is not None:
+                positive("expires", after_s := seconds(self.expires, "expires"))
+                found["expires"] = codec.dumps(now_ms + round(after_s * 1000))
         return found
 
     def _check(self, message: Message, max_bytes: int, tasks: Registry) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
@@ -309,10 +308,10 @@ def seconds(value: Seconds, name: str = "a delay") -> float:
     """A number of seconds, or a timedelta, as seconds.
 
     Raises:
-        ConfigError: it is neither, or not finite; the text has the name.
+        ConfigError: it is neither, not finite, or longer than three centuries; the text has the name.
     """
     given: object = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+    if isinstance(given, bool) or not isinstance(given, int | float) or not abs(given) < 1e10:
         raise ConfigError(f"{name} {value!r}: seconds as a number, or a timedelta")
     return float(given)
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from rqueue.client.task import Task
 from rqueue.errors import BrokerError, ConfigError, MalformedMessage
 from rqueue.wire.control import HINTS, ControlRequest
 from rqueue.wire.keys import QueueKeys, check_queue_name
@@ -23,6 +22,7 @@ from rqueue.wire.message import Call, Message
 if TYPE_CHECKING:
     from rqueue.broker.broker import Broker
     from rqueue.client.client import Client
+    from rqueue.client.task import Task
 
 _PAGE: Final = 100
 """Messages read, and jobs moved, at once: a message may have a megabyte."""
@@ -125,11 +125,9 @@ class Pauses:
             return "queue", check_queue_name(queue)
         if task is None:
             return "all", ""
-        name = task.name if isinstance(task, Task) else task
-        if not name:
-            raise ConfigError(f"task {name!r}: a task has a name")
-        known = self._client.tasks.find(name)
-        return "task", name if known is None else known.name
+        if not task:
+            raise ConfigError(f"task {task!r}: a task has a name")
+        return "task", self._client.tasks.full_name(task)
 
     async def _queues(self, what: tuple[str, str]) -> list[QueueKeys]:
         names = [what[1]] if what[0] == "queue" else await self._broker.queues()
@@ -157,11 +155,9 @@ class Pauses:
     def _task_of(self, raw: bytes | None) -> str | None:
         """The name of a message's task, its whole one where the app knows it."""
         try:
-            name = None if raw is None else Call.decode(Message.parse(raw).body).task
+            return None if raw is None else self._client.tasks.full_name(Call.decode(Message.parse(raw).body).task)
         except MalformedMessage:
             return None
-        known = None if name is None else self._client.tasks.find(name)
-        return name if known is None else known.name
 
     async def _tell(self) -> None:
         """Have workers look at once; those that do not hear it look at their next heartbeat."""

@@ -41,6 +41,19 @@ class Registry:
             task = self._tasks[names[0]]
         return task
 
+    def full_name(self, task: Task[Any, Any] | str) -> str:
+        """The whole name of a task; a name that is not known stands for itself, since another app may know it."""
+        if not isinstance(task, str):
+            return task.name
+        known = self.find(task)
+        return task if known is None else known.name
+
+    def names(self, task: Task[Any, Any] | str) -> frozenset[str]:
+        """The names by which messages may call a task: its whole name, and its last part where that finds it."""
+        name = self.full_name(task)
+        bare = name.rpartition(".")[2]
+        return frozenset({name, bare} if self.full_name(bare) == name else {name})
+
     def __iter__(self) -> Iterator[Task[Any, Any]]:
         return iter(self._tasks.values())
 

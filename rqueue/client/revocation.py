@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -30,6 +30,7 @@ _NOT_ALIVE, _REMOVED, _MARKED, _OTHER_WORKERS = range(4)
 _TRIES: Final = 3
 _SETTLED_S: Final = 1.0  # a worker that has no such job any more is about to settle it
 _PAGE: Final = 50
+_PASSES: Final = 10  # a producer that does not say when it enqueues must not keep a cancel going for ever
 _KEPT_S: Final = 60  # where the app keeps no results: whoever waits, and a cancel whose reply was lost, still find it
 
 
@@ -92,19 +93,25 @@ class Criteria:
     """Which jobs are meant.
 
     Attributes:
-        task: those of this task; None is any.
+        tasks: those whose task has one of these names; None is any.
         header: those with this header, name and value; None is any.
 
     Raises:
-        ConfigError: neither is given.
+        ConfigError: neither is given, or the header is no such pair.
+        TypeError: the header's value is not JSON.
     """
 
-    task: str | None
+    tasks: frozenset[str] | None
     header: tuple[str, Any] | None
 
     def __post_init__(self) -> None:
-        if self.task is None and self.header is None:
+        header: object = self.header
+        if self.tasks is None and header is None:
             raise ConfigError("cancel: say which jobs, by task, by header, or by both")
+        if header is not None:
+            if not isinstance(header, tuple) or len(header) != 2 or not isinstance(header[0], str):
+                raise ConfigError(f"header {header!r}: a name and a JSON value, for example ('tenant', 'acme')")
+            codec.dumps(header[1])
 
     def target(self, raw: bytes, level: int, before_ms: int) -> Target | None:
         """The job if it is meant, and was enqueued until then."""
@@ -113,7 +120,7 @@ class Criteria:
             call = Call.decode(message.body)
         except MalformedMessage:
             return None
-        if self.task not in (None, call.task) or (call.enqueued or 0) > before_ms:
+        if (self.tasks is not None and call.task not in self.tasks) or (call.enqueued or 0) > before_ms:
             return None
         if self.header is not None:
             name, value = self.header
@@ -150,12 +157,14 @@ class Revocation:
         done: dict[str, Cancelled] = {}
         held = await self._step(keys, targets, ends, done, ())
         if held:
-            interrupted = await self._interrupt(keys, held, terminate=terminate)
-            done |= dict.fromkeys(interrupted, Cancelled.INTERRUPTED)
+            interrupted, heard = await self._interrupt(keys, held, terminate=terminate)
             # It has ended meanwhile, or has gone back to wait; or its worker is silent.
             left = [target for target in targets if target.id in held and target.id not in interrupted]
-            silent = await self._step(keys, left, ends, done, held)
-            done |= dict.fromkeys(silent, Cancelled.REQUESTED)
+            held = await self._step(keys, left, ends, done, held)
+            if late := {job_id: worker for job_id, worker in held.items() if worker in heard}:
+                # It was on its way to its worker when that was asked.
+                interrupted |= (await self._interrupt(keys, late, terminate=terminate))[0]
+            done |= dict.fromkeys(held, Cancelled.REQUESTED) | dict.fromkeys(interrupted, Cancelled.INTERRUPTED)
         return done
 
     async def matching(
@@ -242,15 +251,17 @@ class Revocation:
             await forget(self._broker, keys, end.id)
         return _who_ended(known, end, was_marked=was_marked)
 
-    async def _interrupt(self, keys: QueueKeys, held: dict[str, str], *, terminate: bool) -> set[str]:
-        """Ask the workers to interrupt what they have; the ids of what they did."""
+    async def _interrupt(
+        self, keys: QueueKeys, held: dict[str, str], *, terminate: bool
+    ) -> tuple[set[str], Collection[str]]:
+        """Ask the workers to interrupt what they have; the ids of what they did, and the workers that have answered."""
         workers = sorted(set(held.values()))
         try:
             replies = await Inspector(self._client).ask(
                 "cancel", to=workers, id=list(held), terminate=terminate, queue=keys.name
             )
         except BrokerError:  # nothing is heard: the stop is in Redis all the same
-            return set()
+            return set(), ()
         heard = {answer.worker: answer.ok["cancelled"] for answer in replies.answers if answer.error is None}
         interrupted = {job_id for ids in heard.values() for job_id in ids}
         over = [job_id for job_id, worker in held.items() if worker in heard and job_id not in interrupted]
@@ -259,7 +270,7 @@ class Revocation:
                 async with asyncio.timeout(_SETTLED_S):
                     listener = self._client.session().listener
                     await asyncio.gather(*(listener.wait(keys, job_id) for job_id in over))
-        return interrupted & held.keys()
+        return interrupted & held.keys(), heard
 
     async def _cancel_all(self, keys: QueueKeys, targets: Sequence[Target], *, terminate: bool) -> list[Cancelled]:
         named = [target for target in targets if target.id]
@@ -274,20 +285,30 @@ class Revocation:
     async def _found(
         self, keys: QueueKeys, criteria: Criteria, before_ms: int, seen: set[str], *, dry_run: bool
     ) -> AsyncIterator[list[Target]]:
-        """What is meant, page by page, in the order in which jobs move on; a retry has gone back meanwhile."""
-        waiting = self._waiting(keys, dry_run=dry_run)
-        for pages in (self._scheduled(keys), waiting, self._claimed(keys), self._scheduled(keys)):
-            async for page, level in pages:
-                targets = []
-                for raw in page:
-                    target = criteria.target(raw, level, before_ms)
-                    if target is None or target.id in seen or not (target.id or pages is waiting):
-                        continue
-                    targets.append(target)
-                    if target.id:
-                        seen.add(target.id)
-                if targets:
-                    yield targets
+        """What is meant, page by page, in the order in which jobs move on.
+
+        Some go back meanwhile: what a worker holds and cannot start soon waits again, and another worker may have it
+        when this one's turn is over. So all is read again until there is nothing new, unless nobody moves anything.
+        """
+        for number in range(_PASSES):
+            before, has_workers = len(seen), bool(await self._broker.worker_names(keys))
+            waiting = self._waiting(keys, dry_run=dry_run)
+            for pages in (self._scheduled(keys), waiting, self._claimed(keys), self._scheduled(keys)):
+                async for page, level in pages:
+                    targets = []
+                    for raw in page:
+                        target = criteria.target(raw, level, before_ms)
+                        if target is None or target.id in seen:
+                            continue
+                        if target.id:
+                            seen.add(target.id)
+                        elif number or pages is not waiting:
+                            continue  # one without an id cannot be told from the next one that somebody pushes
+                        targets.append(target)
+                    if targets:
+                        yield targets
+            if (number and len(seen) == before) or not (has_workers or await self._broker.worker_names(keys)):
+                return
 
     async def _scheduled(self, keys: QueueKeys) -> AsyncIterator[tuple[list[bytes], int]]:
         cursor, is_first = 0, True

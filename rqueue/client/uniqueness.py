@@ -112,7 +112,10 @@ def _key(signature: Signature[Any], given: Callable[..., object] | str | None) -
     if given is None:
         return arguments
     check_template(task.name, given, task.parameters)
-    return given.format_map(arguments)
+    try:
+        return given.format_map(arguments)
+    except (AttributeError, LookupError, TypeError, ValueError) as exc:
+        raise ConfigError(f"{task.name}: unique_key {given!r} does not fit the arguments: {exc}") from exc
 
 
 def _arguments(parameters: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Executor as Pool
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from rqueue.broker.broker import Broker
 from rqueue.client.registry import Registry
 from rqueue.client.task import Task
 from rqueue.config import Limits, WorkerConfig
-from rqueue.errors import BrokerError
+from rqueue.errors import BrokerError, BrokerUnavailable
 from rqueue.log import event
 from rqueue.policy.clock import elapsed_s
 from rqueue.policy.rate import Rates
@@ -36,6 +37,7 @@ from rqueue.worker.outcome import (
     Rejected,
     Release,
     Revoked,
+    Settlement,
     Snoozed,
     Track,
     Unknown,
@@ -228,12 +230,13 @@ class Executor:
         if (later := self._not_now(job, prepared)) is not None:
             self._inflight.put_off(job, later)
             return
+        self._inflight.life.confirm()
         if not isinstance(prepared, tuple):
             self._end(job, prepared, None, None)
             return
         call, task = prepared
-        if job.unique is not None and job.unique[0] == "start" and not await self._unlock(job, job.unique[1]):
-            self._inflight.put_off(job, Release())
+        if job.unique and job.unique[0] == "start" and (later := await self._unlock(job, job.unique[1])) is not None:
+            self._inflight.put_off(job, later)
             return
         if not task.defaults.acks_late and not await self._settle_early(job, call):
             self._forget(job)
@@ -256,8 +259,11 @@ class Executor:
                 outcome = await run(is_soft=limits.soft_s is not None)
         self._end(job, outcome, call, task)
 
-    def _not_now(self, job: ClaimedJob, prepared: tuple[Call, Task[Any, Any]] | Outcome) -> Defer | None:
-        """How a job is put off that may not run yet: its task is paused, or has been started too often."""
+    def _not_now(self, job: ClaimedJob, prepared: tuple[Call, Task[Any, Any]] | Outcome) -> Settlement | None:
+        """What becomes of a job that may not run: it is cancelled, its task is paused or has been started too often."""
+        if job.verdict is not None:  # since it has its slot: nothing was there yet that could be interrupted
+            job.started_ms = None
+            return self._judge.decide(job, job.verdict)
         if self._inflight.paused_tasks and is_paused(prepared, self._inflight.paused_tasks.get(job.keys, frozenset())):
             job.seen["paused"] = True
             return parked(job)
@@ -283,18 +289,20 @@ class Executor:
             if job.phase is Phase.RUNNING:
                 self._inflight.end(job, self._judge.failed(job, failure_of(exc), "failed"))
 
-    async def _unlock(self, job: ClaimedJob, lock: str) -> bool:
+    async def _unlock(self, job: ClaimedJob, lock: str) -> Settlement | None:
         """Give up the lock of a job that is unique until its start: what is enqueued from now on runs after it began.
 
-        False when Redis cannot be asked: then the job does not start here, for a call during its run would be taken
-        for this one. If we die after this, the job runs again without its lock.
+        When Redis cannot be asked the job does not start here, for a call during its run would be taken for this one:
+        then it is put off. If we die after this, the job runs again without its lock.
         """
         try:
             await self._broker.unlock(job.keys, [(lock, job.id)], if_ended=False)
         except BrokerError as exc:
             event(logging.WARNING, "unlocking waits for redis", **describe(job), error=str(exc))
-            return False
-        return True
+            if isinstance(exc, BrokerUnavailable):
+                return Release()
+            return Defer(job.message.changed(id=job.id), _PAUSE_S)  # refused: it would be claimed, and refused, at once
+        return None
 
     async def _settle_early(self, job: ClaimedJob, call: Call) -> bool:
         """Take the job out of the processing list before it starts; false when another worker owns it."""
@@ -302,8 +310,9 @@ class Executor:
         try:
             job.is_settled_early = await asyncio.shield(noted)
         except asyncio.CancelledError:
-            if job.verdict is not None:  # cancelled, not stopped: how it is settled depends on what has been sent
-                job.is_settled_early = await noted
+            with suppress(asyncio.CancelledError):  # how it is settled depends on what has been sent
+                await asyncio.wait([noted])
+            job.is_settled_early = noted.done() and noted.result()
             raise
         return job.is_settled_early
 

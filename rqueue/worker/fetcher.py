@@ -25,7 +25,7 @@ from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
 from rqueue.worker.judge import Judge
 from rqueue.worker.lease import Lease
 from rqueue.worker.observers import Observers
-from rqueue.worker.outcome import Revoked, Unreadable
+from rqueue.worker.outcome import Moving, Outcome, Revoked, Unreadable
 from rqueue.worker.pausing import apply_pauses
 from rqueue.worker.schedule import Schedule
 
@@ -307,11 +307,15 @@ class Fetcher:
         rest = []
         for each in arrived:
             if each[0] is keys and Message.id_of(each[2]) in revoked and (job := self._read(*each)) is not None:
-                call = None
+                call: Call | None = None
+                outcome: Outcome = Revoked()
                 with suppress(MalformedMessage):
                     call = Call.decode(job.message.body)
                     job.seen["task"] = call.task
-                self._inflight.settle(job, self._judge.decide(job, Revoked(), call))
+                    if call.move is not None and call.move.queue != keys.name:
+                        outcome = Moving(call, call.move)  # it may be in the other queue already: the stop goes along
+                job.phase = Phase.SETTLING  # it is not held, and never was
+                self._inflight.settle(job, self._judge.decide(job, outcome, call))
             else:
                 rest.append(each)
         return rest

@@ -50,12 +50,17 @@ class Life:
         self._max_tasks, self._max_bytes, self._measure = max_tasks, max_bytes, measure
         self._on_spent = on_spent
         self.started = 0
+        self._is_told = False
         self._is_large, self._measured_s = False, -_SAMPLE_S
 
     def count(self) -> None:
         """A job is started."""
         self.started += 1
-        if self.started == self._max_tasks:
+
+    def confirm(self) -> None:
+        """A job that was counted runs: it is not put off, so that its start will not be given back."""
+        if self.started == self._max_tasks and not self._is_told:
+            self._is_told = True
             self._on_spent()
 
     def left(self) -> int | None:

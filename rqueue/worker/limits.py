@@ -142,8 +142,8 @@ def cancel(job: ClaimedJob, give_up: Callable[[], None] | None = None) -> None:
         def __init__(self) -> None:
             super().__init__(job.id, f"job {job.id} was cancelled")
 
-    job.verdict = Revoked()
-    if _interrupt(job, Cancelled):
+    is_again, job.verdict = isinstance(job.verdict, Revoked), Revoked()
+    if is_again or _interrupt(job, Cancelled):
         _loop().call_later(GRACE_S, *((_say_that_it_goes_on, job) if give_up is None else (give_up,)))
 
 
@@ -176,7 +176,8 @@ def _interrupt(job: ClaimedJob, error: type[BaseException]) -> bool:
     """Raise it in a function, cancel a coroutine; false when the function has ended just now."""
     if isinstance(job.run, FunctionRun):
         return job.run.interrupt(error)
-    if job.task is not None:
+    # One that has not taken its first step would never take it, and nobody would settle it: it looks for its verdict.
+    if job.task is not None and job.started_ms is not None:
         job.task.cancel()
     return True
 

@@ -11,17 +11,19 @@ import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from functools import partial
 
 from rqueue.broker.broker import Broker, Done, Enqueued
-from rqueue.client.stops import forget
+from rqueue.client.stops import cancel, forget
 from rqueue.config import Limits
 from rqueue.errors import BrokerError, BrokerUnavailable
 from rqueue.log import event
+from rqueue.wire.message import Call
 from rqueue.wire.record import Failure, state_of
 from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
 from rqueue.worker.judge import RETRY_RECORD_TTL_S, Judge
 from rqueue.worker.observers import Listening
-from rqueue.worker.outcome import Ack, Bury, Defer, Release, Revoke, Settlement, Track, Transfer
+from rqueue.worker.outcome import Ack, Bury, Defer, Release, Revoke, Revoked, Settlement, Track, Transfer
 
 LANES = 4
 """Batches under way at once for each queue and worker id."""
@@ -171,7 +173,7 @@ class Settler:
         ended = [
             (job.unique[1], job.id)
             for job, settlement, future in batch
-            if job.unique is not None and future is None and isinstance(settlement, Ack | Bury)
+            if job.unique is not None and future is None and isinstance(settlement, Ack | Bury | Revoke)
         ]
         if ended:
             try:
@@ -223,21 +225,34 @@ class Settler:
     async def _transfer(self, job: ClaimedJob, move: Transfer, lane: int | str, number: int) -> bytes | None:
         """Into the other queue, and then out of this one: from whichever step we die in, another worker goes on.
 
-        Between the two it is in both, and does not run here. The other way round it would be in neither.
+        Between the two it is in both, and does not run here. The other way round it would be in neither. One that was
+        cancelled here is cancelled there, and only then let go of with its stop.
         """
         broker, message = self._broker, move.message
         claim = job.keys, job.worker, lane, number, job.message.raw, job.id
         item = Enqueued(job.id, True, message.header.level, "", message.raw)
-        await broker.announce(move.to.queue)
-        (is_new,) = await broker.enqueue(broker.keys.queue(move.to.queue), move.to.token, 0, 1, [item], MOVE_TTL_S)
+        there = broker.keys.queue(move.to.queue)
+        await broker.announce(there.name)
+        (is_new,) = await broker.enqueue(there, move.to.token, 0, 1, [item], MOVE_TTL_S)
         if is_new is None:  # a job of this id was cancelled there, and has left a trace
-            await forget(broker, broker.keys.queue(move.to.queue), job.id)
+            await forget(broker, there, job.id)
         if not is_new:
+            if await broker.revoked(job.keys, [job.id]):
+                await self._send(lane, [(job, self._revoke(job), None)])
+                return b"3"
             # Another job of this id lives there; or this one has just come from there, and has not been let go yet.
             event(logging.WARNING, "job waits to move, its id is alive there", **describe(job))
             owned = await broker.retry(*claim, move.again.raw, _ID_PAUSE_S)
             return b"3" if owned == b"1" else owned
-        return await broker.move(*claim, move.record, RETRY_RECORD_TTL_S, move.to.queue)
+        letting_go = partial(broker.move, *claim, move.record, RETRY_RECORD_TTL_S, there.name)
+        if (answer := await letting_go()) == b"4":
+            await cancel(broker, there, _done(job, self._revoke(job), None))
+            answer = await letting_go(is_cancelled_there=True)
+        return answer
+
+    def _revoke(self, job: ClaimedJob) -> Settlement:
+        """The end of a cancelled job that was to move."""
+        return self._judge.decide(job, Revoked(), Call.decode(job.message.body))
 
     async def _refused(self, lane: int | str, batch: list[Item], error: Exception) -> None:
         """Redis refuses: in halves, so that the rest is settled; alone, the job fails with what Redis said."""

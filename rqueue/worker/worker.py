@@ -180,7 +180,8 @@ class Worker:
             await self._observers.drained()
             claimed = self._inflight.claimed
             left = sum([await self._left(keys, scheduled=scheduled) for keys in list(self._fetcher.served)])
-            if not left and idle.is_set() and self._inflight.claimed == claimed:  # nothing moved while it was counted
+            has_moved = self._inflight.claimed != claimed or self._client.signals.running()  # while it was counted
+            if not left and idle.is_set() and not has_moved:
                 return
             # What is left runs elsewhere, or is not due yet, or came meanwhile.
             await asyncio.sleep(0.02)

@@ -185,3 +185,31 @@ async def test_of_many_at_once_one_is_first(broker, other, keys, raw, locked):
     (first,) = [f"j{number}" for number, answer in enumerate(answers) if answer == [True]]
     assert [answer for answer in answers if answer != [True]] == [[first]] * 99
     assert await raw("LLEN", keys.main) == 1
+
+
+async def test_a_stop_of_an_earlier_job_of_the_id_is_said_and_changes_nothing(broker, keys, seed, dump, locked):
+    """Breaks when the new job meets the stop: it would be revoked for the old one."""
+    state = {"stops": {"job:a": 0}, "main": [b"old"]}
+    await seed(state)
+    stored = await dump()
+    batch = [locked("a", UNIQUE, custom=True), locked("a", THROTTLE, custom=True)]
+    assert await broker.admit(keys, "p", 0, 1, batch) == [None, None]
+    assert await broker.admit(keys, "p", 0, 1, batch) == [None, None]
+    assert await dump() == {**stored, "sent:p": ("ttl", {"locked 0": b"1 2 2"})}
+
+
+@pytest.mark.parametrize("lock", [UNIQUE, DEBOUNCE])
+async def test_a_scheduled_job_that_was_cancelled_holds_no_lock(broker, keys, seed, dump, message, locked, lock):
+    """It never runs again. Breaks when the call goes into it, or gets its id."""
+    state = {
+        "stops": {"job:a": 0},
+        "jobs": {"a"},
+        "unique": {"k": b"a"},
+        "scheduled": {"a": "future"},
+        "scheduled:messages": {"a": message("a")},
+    }
+    await seed(state)
+    assert await broker.admit(keys, "p", 0, 1, [locked("b", lock)]) == [True]
+    stored = await dump()
+    assert (stored["unique"], stored["jobs"]) == ({"k": b"b"}, {"a", "b"})
+    assert stored["scheduled:messages"]["a"] == message("a")

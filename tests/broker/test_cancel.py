@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from rqueue.broker.broker import CANCEL_LOOKS_AT, CANCEL_LOOKS_AT_BYTES, Done
+from rqueue.broker.ack import Done
+from rqueue.broker.cancel import CANCEL_LOOKS_AT, CANCEL_LOOKS_AT_BYTES
 
 RECORD = b'{"state":"REVOKED","error":{"type":"JobRevoked","message":"it was cancelled"}}'
 ALIVE = {"workers": {"w": "future"}}

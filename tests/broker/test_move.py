@@ -73,3 +73,21 @@ async def test_what_is_no_record_is_refused_before_anything_is_written(broker, k
     with pytest.raises(BrokerError):
         await move(broker, keys, message, record=b"no record")
     assert await dump() == state
+
+
+async def test_a_cancelled_job_stays_until_it_is_cancelled_there(broker, keys, seed, dump, message):
+    """Breaks when it is let go with its stop: it would run in the other queue."""
+    state = {"processing:w": [message("a")], "jobs": {"a"}, "stops": {"job:a": 0, "job:b": 0}, **ALIVE}
+    await seed(state)
+    stored = await dump()
+    assert await move(broker, keys, message, 5) == b"4"
+    assert await dump() == stored
+    done = broker.move(keys, "w", 0, 5, message("a"), "a", RECORD, 60, "reports", is_cancelled_there=True)
+    assert await done == b"1"
+    assert await move(broker, keys, message, 5) == b"1", "sent again"
+    assert await dump() == {
+        "stops": {"job:b": "past"},
+        "result:a": ("ttl", RECORD),
+        "settled:w": ("ttl", {"0": b"5 1"}),
+        **ALIVE,
+    }

@@ -79,6 +79,18 @@ def test_wrong_usage(command, arguments):
     assert command("cancel", *arguments).exit_code == 2
 
 
+@pytest.mark.parametrize("value", ["99999999999999999999", "NaN"])
+def test_a_header_that_no_job_can_have(command, value):
+    answer = command("cancel", "--header", f"n={value}")
+    assert (answer.exit_code, answer.stderr.count("\n")) == (2, 1)
+
+
+def test_a_task_that_the_app_does_not_know(command, project, redis_url):
+    answer = command("cancel", "--task", "tasks.hagn", "-A", "tasks:app", "--url", redis_url)
+    assert answer.exit_code == 0
+    assert answer.stderr == "rqueue: the app has no task 'tasks.hagn'; did you mean tasks.hang?\n"
+
+
 @pytest.mark.parametrize(
     ("text", "value"), [("t=acme", "acme"), ("t=7", 7), ('t="7"', "7"), ("t=a=b", "a=b"), ("t=", ""), ("t=null", None)]
 )

@@ -197,6 +197,9 @@ def test_edit_by_options(command, store):
         (["a1", "--args", "{}"], 2),
         (["a1", "--args", "nonsense"], 2),
         (["a1", "--kwargs", "[]"], 2),
+        (["a1", "--args", "[99999999999999999999]"], 2),
+        (["a1", "--args", "[NaN]"], 2),
+        (["a1", "--args", '[{"$bytes":"?"}]'], 2),
         (["a1"], 2),
         (["zz"], 4),
         (["c3"], 1),
@@ -215,6 +218,8 @@ def test_edit_of_what_cannot_be(command, arguments, code):
         ('{"args": [5], "kwargs": {}, "priority": 4}', 0),
         ('{"args": [], "kwargs": {}, "priority": null}', 1),
         ('{"args": []}', 2),
+        ("[]", 2),
+        ('{"args": [99999999999999999999], "kwargs": {}, "priority": null}', 2),
         ("nonsense", 2),
     ],
 )
@@ -240,3 +245,15 @@ def test_retry_with_other_options(command, store):
     assert shown.exit_code == 0
     (message,) = store.lrange("rqueue:{email}:p9", 0, -1)
     assert message == '1 9 0 0 0 a1 {"task":"shop.a","max_retries":1,"time_limit":5.0}'
+
+
+@pytest.mark.parametrize("age", ["-5s", "x", "nan", "5w", ""])
+def test_an_age_that_is_none(command, age):
+    """Breaks when an age is not looked at before somebody is asked whether all of it may go."""
+    shown = command("dead", "purge", "--all", "--older-than", age)
+    assert (shown.exit_code, shown.stderr) == (2, f"rqueue: age {age!r}: write it as 90s, 15m, 3h or 7d\n")
+
+
+def test_an_expiry_in_the_past(command):
+    assert command("dead", "edit", "a1", "--expires", "-5").exit_code == 2
+    assert command("dead", "retry", "a1", "--expires", "-5").exit_code == 2

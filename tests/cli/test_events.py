@@ -63,6 +63,7 @@ def test_one_job_is_followed_to_its_end(command, on_redis):
     assert done.exit_code == 0
     (document,) = [json.loads(line) for line in done.stdout.splitlines()]
     assert (document["id"], document["state"], document["result"]) == (job_id, "SUCCESS", 3)
+    assert command("events", job_id, "--task", "t").exit_code == 2
     assert command("events", "nobody").exit_code == command("result", "nobody").exit_code != 0
 
 

@@ -4,7 +4,7 @@ import pytest
 import typer
 
 from rqueue import errors
-from rqueue.cli.exits import MEANINGS, Code, code_of, fail
+from rqueue.cli.exits import MEANINGS, Code, as_usage, code_of, fail
 from rqueue.cli.lookup import NoApp
 
 CODES = [
@@ -39,3 +39,8 @@ def test_failing_is_one_line_on_stderr(capsys):
 
 def test_the_help_names_every_code():
     assert all(f"{code.value} " in MEANINGS for code in Code if code is not Code.INTERRUPTED)
+
+
+def test_arguments_that_do_not_fit_are_wrong_usage():
+    with pytest.raises(errors.ConfigError, match="no such argument"), as_usage():
+        raise TypeError("no such argument")

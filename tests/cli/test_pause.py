@@ -67,3 +67,13 @@ def test_a_worker_says_that_its_queue_is_paused(command, working):
     assert command("health").exit_code == 0
     command("resume", "email")
     assert worker.worker.id
+
+
+def test_a_task_of_the_app_by_its_last_name(command, project, monkeypatch):
+    """What is printed is what is paused; a name that the app does not know is probably misspelled."""
+    monkeypatch.setenv("RQUEUE_APP", "tasks:app")
+    assert command("pause", "--task", "add").stdout == "task tasks.add: paused\n"
+    assert command("resume", "--task", "add").stdout == "task tasks.add: resumed\n"
+    shown = command("pause", "--task", "tasks.sedn")
+    assert (shown.exit_code, shown.stdout) == (0, "task tasks.sedn: paused\n")
+    assert shown.stderr == "rqueue: the app has no task 'tasks.sedn'; did you mean tasks.send?\n"

@@ -29,7 +29,12 @@ def test_it_is_a_module(directory):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["queues"], ["workers"], ["result", "1"], ["enqueue", "a.b"], ["purge", "x", "--yes"], ["dead", "list"]],
+    [
+        *(["queues"], ["workers"], ["status"], ["top", "--once"], ["result", "1"], ["enqueue", "a.b"]),
+        *(["purge", "x", "--yes"], ["dead", "list"], ["dead", "edit", "1", "--args", "[]"]),
+        *(["cancel", "1"], ["cancel", "--task", "a"], ["pause", "x"], ["resume", "--all"], ["events"], ["events", "1"]),
+        *(["schedule", "list"], ["schedule", "add", "n", "a.b", "--every", "5"], ["schedule", "trigger", "n"]),
+    ],
     ids=" ".join,
 )
 def test_without_redis_there_is_one_line_and_code_3(command, directory, new_server, arguments):
@@ -41,6 +46,19 @@ def test_without_redis_there_is_one_line_and_code_3(command, directory, new_serv
     assert shown.stdout == ""
     assert shown.stderr.startswith("rqueue: Redis cannot be reached")
     assert shown.stderr.count("\n") == 1
+
+
+def test_a_warning_says_why(directory):
+    """Of a command that sets up no logging; breaks when only the message is shown, which is constant."""
+    done = subprocess.run(
+        [sys.executable, "-m", "rqueue", "inspect", "ping", "--url", "redis://127.0.0.1:1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    warned, failed = done.stderr.splitlines()
+    assert "listening for answers waits for redis error=" in warned
+    assert failed.startswith("rqueue: Redis cannot be reached")
 
 
 def test_a_wrong_url_is_wrong_usage(command, directory):

@@ -48,7 +48,8 @@ def test_list_and_show(command, stored):
     shown = document(command, "show", "s")
     assert len(shown["next"]) == 5
     assert shown["next"][0] == shown["due"]
-    assert "task: shop.mail\n" in command("schedule", "show", "s").stdout
+    lines = command("schedule", "show", "s").stdout.splitlines()
+    assert {"task: shop.mail", "args: [1]", "kwargs: {}", "last_id:"} <= set(lines)
 
 
 def test_edit_pause_resume(command, stored):
@@ -87,6 +88,9 @@ def test_remove(command, stored):
         (("add", "n", "t", "--every", "5", "--args", "{}"), "a JSON list"),
         (("add", "n", "t", "--every", "5", "--overlap", "no"), "one of allow, skip, queue"),
         (("add", "s", "t", "--every", "5"), "there is one in the queue 'email'"),
+        (("add", "n", "t", "--every", "5", "--args", "[99999999999999999999]"), "cannot be sent as JSON"),
+        (("add", "n", "t", "--every", "5", "--args", "[NaN]"), "cannot be sent as JSON"),
+        (("edit", "s", "--args", "[99999999999999999999]"), "cannot be sent as JSON"),
         (("edit", "s"), "give what is to be changed"),
     ],
 )
@@ -95,3 +99,15 @@ def test_wrong_use_is_one_line_and_exit_code_2(command, stored, words, says):
     assert done.exit_code == 2
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_arguments_that_the_task_does_not_take(command, project, redis_url, monkeypatch):
+    """Where the app is found, its tasks are known: what does not fit is refused, an unknown name is told."""
+    monkeypatch.delenv("RQUEUE_URL")
+    monkeypatch.setenv("RQUEUE_APP", "tasks:app")
+    add = ("schedule", "add", "n", "--every", "60", "--url", redis_url)
+    done = command(*add, "tasks.add", "--args", "[1, 2, 3]")
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert "tasks.add(a: int, b: int) -> int: too many positional arguments" in done.stderr
+    done = command(*add, "tasks.ad", "--args", "[1, 2]")
+    assert (done.exit_code, done.stderr) == (0, "rqueue: the app has no task 'tasks.ad'; did you mean tasks.add?\n")

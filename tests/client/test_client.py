@@ -16,7 +16,7 @@ from rqueue import (
     State,
     WaitTimeout,
 )
-from rqueue.broker.broker import ANNOUNCE_EVERY_S
+from rqueue.broker.enqueue import ANNOUNCE_EVERY_S
 from rqueue.errors import EnqueueManyFailed
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)

@@ -145,7 +145,7 @@ async def test_a_retry_may_change_the_arguments(app):
     [
         ({"args": (1, 2)}, "TypeError: pick(number: object) -> None: too many positional arguments"),
         ({"kwargs": {"other": 1}}, "TypeError"),
-        ({"args": 5}, "TypeError"),
+        ({"args": 5}, "ConfigError"),
         ({"args": ({1},)}, "TypeError: pick: argument 1 cannot be sent as JSON"),
         ({"args": ("x" * 2_000_000,)}, "MessageTooLarge: pick: the message of the retry has 2,000,1"),
         ({"queue": "no queue"}, "ConfigError: queue 'no queue'"),

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from rqueue import BrokerUnavailable, ConfigError, JobNotFound, RQueue, State, WaitTimeout
+from rqueue import BrokerUnavailable, ConfigError, JobNotFound, Queue, RQueue, State, WaitTimeout
 from rqueue.client.events import BUFFER_EVENTS, Backlog
 from rqueue.wire.record import Record
 
@@ -73,6 +73,27 @@ async def test_a_plain_job_has_two_events(app):
     assert states[0][-1:] == [State.SUCCESS]
     assert State.STARTED not in states[0]
     assert states[1][-2:] == [State.STARTED, State.SUCCESS]
+
+
+async def test_a_job_that_goes_on_in_another_queue_is_followed(url, new_app):
+    """From before it moves. Breaks when the first queue alone is watched: its last word is a RETRY, for ever."""
+    app = new_app(url, queues=[Queue("a"), Queue("b")])
+
+    @app.task(bind=True, default_retry_delay=0.001)
+    async def job(self) -> str:
+        if self.request.queue == "a":
+            self.retry(queue="b", exc=OSError("not here"))
+        return "there"
+
+    async with app:
+        handle = await job.options(queue="a").enqueue()
+        events = handle.events(timeout=10)
+        found = [await anext(events)]
+        async with app.worker(["a", "b"]):
+            found += [each async for each in events]
+    assert (found[0].state, found[0].queue) == (State.PENDING, "a")
+    assert (found[-1].state, found[-1].queue, found[-1].info.result) == (State.SUCCESS, "b", "there")
+    assert {each.state for each in found[1:-1]} == {State.RETRY}
 
 
 async def test_nobody_knows_the_job(app):

@@ -343,6 +343,7 @@ async def test_a_job_is_followed_from_queue_to_queue(url, new_app, way):
         assert value == [["a", *way], job.id, 4, errors]
         for handle in (job, app.job(job.id)):
             assert await handle.result(timeout=10) == await handle.result(timeout=0) == value
+            assert [event.state for event in [each async for each in handle.events(timeout=10)]][-1:] == ["SUCCESS"]
             info = await handle.info()
             assert (info.queue, info.state, info.attempts) == (way[-1], State.SUCCESS, 1 + len(way))
             assert [past.error for past in info.history] == errors

@@ -50,12 +50,12 @@ WRONG_EVERYWHERE = [
 ]
 WRONG_IN_A_CALL = [
     *WRONG_EVERYWHERE,
-    *[("countdown", value, "seconds") for value in (-1, -0.001, math.nan, math.inf, "10", True, timedelta(-1))],
+    *[("countdown", value, "seconds") for value in (-1, -0.001, math.nan, math.inf, 1e300, "10", True, timedelta(-1))],
     *[("job_id", value, JOB_ID) for value in ("", "a b", "a" * 129, "é", "a\n", "-", 7, b"id")],
     *[("eta", value, "datetime") for value in (10, "2030-01-01", timedelta(1))],
     ("eta", NAIVE, ZONE),
     ("expires", NAIVE, ZONE),
-    *[("expires", value, "") for value in (0, -1, math.nan, math.inf, "10", True, timedelta(0))],
+    *[("expires", value, "") for value in (0, -1, math.nan, math.inf, 1e300, "10", True, timedelta(0))],
 ]
 WRONG_IN_A_TASK = [
     *WRONG_EVERYWHERE,

@@ -77,6 +77,23 @@ def test_a_dotted_name_must_be_whole(app):
     assert app.tasks.find("images.resize") is None
 
 
+def test_the_names_by_which_a_task_is_called(app):
+    @app.task(name="images.resize")
+    async def one(): ...
+
+    @app.task(name="videos.crop")
+    async def two(): ...
+
+    @app.task(name="images.crop")
+    async def three(): ...
+
+    assert app.tasks.full_name("resize") == app.tasks.full_name("images.resize") == app.tasks.full_name(one)
+    assert app.tasks.names("resize") == app.tasks.names(one) == {"images.resize", "resize"}
+    assert app.tasks.names(two) == {"videos.crop"}
+    assert app.tasks.full_name("crop") == "crop"
+    assert app.tasks.names("other.task") == {"other.task"}
+
+
 async def test_a_job_finds_its_task_by_the_bare_name(app):
     """The wire format lets redis-cli say just the function's name."""
 

@@ -5,13 +5,16 @@ import asyncio
 import pytest
 
 from rqueue import Cancellations, Cancelled, ConfigError, JobNotFound, JobRevoked, State
-from rqueue.broker.broker import Done
+from rqueue.broker.broker import Done, Enqueued
+from rqueue.client import stops
 from rqueue.client.revocation import Criteria, Target
 from rqueue.errors import ReplyLost
+from rqueue.testing import moving_clock
 from rqueue.wire.message import Call, Header, Message
 
 REMOVED, INTERRUPTED, REQUESTED, TOO_LATE = Cancelled
 LOOKS_AT, LONG = 20, 100
+on_redis = pytest.mark.parametrize("url", ["redis"], indirect=True)  # each takes most of a second: nobody answers
 
 
 @pytest.fixture
@@ -161,7 +164,7 @@ async def test_without_results_it_is_known_for_a_while(new_app, url, ttl):
 @pytest.fixture
 def short_look(monkeypatch):
     """A list of a hundred is a long one."""
-    monkeypatch.setattr("rqueue.broker.broker.CANCEL_LOOKS_AT", LOOKS_AT)
+    monkeypatch.setattr("rqueue.broker.cancel.CANCEL_LOOKS_AT", LOOKS_AT)
 
 
 async def test_an_id_is_free_at_once_though_its_message_is_still_in_a_long_list(app, tell, left, short_look):
@@ -195,6 +198,64 @@ async def test_a_message_that_is_left_in_a_long_list_does_not_run(app, tell, lef
         assert (await job.info()).state is State.REVOKED
 
 
+async def test_a_worker_that_drops_what_is_left_keeps_count_of_what_it_holds(app, tell, short_look):
+    """Breaks when a message that was never held counts as one less: the worker then claims too much, and polls."""
+    async with app:
+        await app.enqueue_many([tell.s(n) for n in range(LONG)])
+        assert await (await tell.enqueue("cancelled")).cancel() is REMOVED
+        async with app.worker() as worker:
+            await worker.drain()
+            assert worker.held == 0
+
+
+# With a lock
+
+
+@pytest.mark.parametrize("options", [{"unique": "until_done"}, {"debounce": 60}, {"throttle": 60}])
+async def test_a_lock_s_id_is_free_at_once_though_its_message_is_still_in_a_long_list(
+    app, tell, left, short_look, options
+):
+    """As for a plain job. Breaks when `admit` does not look at stops: the new job is dropped for the old one."""
+    async with app, moving_clock(app) as clock:
+        await app.enqueue_many([tell.s(n) for n in range(LONG)])
+        assert await (await tell.options(job_id="mine").enqueue("old")).cancel() is REMOVED
+        new, again = await app.enqueue_many([tell.options(job_id="mine", **options).s(1)] * 2)
+        assert (new.id, new.duplicate, again.id, again.duplicate) == ("mine", False, "mine", True)
+        await clock.move(61)
+        async with app.worker() as worker:
+            await worker.drain(scheduled=True)
+            assert await new.result(10) == 1
+        assert "old" not in tell.ran
+        assert "rqueue:{default}:stops" not in await left()
+
+
+@on_redis
+async def test_a_call_does_not_go_into_a_scheduled_job_that_was_cancelled(app, tell, left):
+    """Cancelled while its worker had it, retried before the worker heard: it will not run, and counts for no lock."""
+    async with app, moving_clock(app) as clock:
+        call = tell.options(debounce=60, unique_key="k")
+        first = await call.enqueue("first")
+        await clock.move(61)
+        broker, keys = app.session().broker, app.keys.queue("default")
+        await broker.promote(keys)
+        ghost = Ghost(app)
+        await ghost.claim()
+        assert await first.cancel() is REQUESTED
+        again = ghost.message.changed(retries=1).raw
+        await broker.retry(keys, "ghost", 0, 1, ghost.message.raw, first.id, again, 60)
+        await broker.leave(keys, "ghost")
+        second = await call.enqueue("second")
+        assert not second.duplicate
+        await clock.move(61)
+        async with app.worker() as worker:
+            await worker.drain(scheduled=True)
+            assert await second.result(10) == "second"
+            with pytest.raises(JobRevoked):
+                await first.result(10)
+        assert tell.ran == ["second"]
+        assert await left() <= {"rqueue:{default}:unique", "rqueue:clock"}
+
+
 # What a worker has
 
 
@@ -208,6 +269,28 @@ async def test_a_running_job_is_interrupted(app, hold, gate, left):
         with pytest.raises(JobRevoked):
             await job.result(10)
         assert (await job.info()).error == "JobRevoked: it was cancelled while it ran"
+        await worker.drain()
+    assert await left() == set()
+
+
+async def test_a_job_that_is_on_its_way_to_its_worker_is_interrupted_there(app, hold, gate, left, monkeypatch):
+    """Asked at once, the worker has not seen the reply to its claim. Breaks when it is asked once: the job goes on."""
+    monkeypatch.setattr("rqueue.client.revocation._SETTLED_S", 0.05)
+    async with app, app.worker() as worker:
+        async with asyncio.timeout(10):
+            await worker._control.listening.wait()
+        job = await hold.enqueue()
+        await gate.reached(1)
+        real, asked = worker._executor.cancel, []
+
+        def not_yet(*args, **more):
+            asked.append(args)
+            return len(asked) > 1 and real(*args, **more)
+
+        monkeypatch.setattr(type(worker._executor), "cancel", lambda _, *args, **more: not_yet(*args, **more))
+        assert await job.cancel() is INTERRUPTED
+        with pytest.raises(JobRevoked):
+            await job.result(10)
         await worker.drain()
     assert await left() == set()
 
@@ -290,6 +373,84 @@ async def test_a_job_that_asks_for_a_retry_meanwhile_is_removed(app, tell, left)
         assert await left() <= {"rqueue:{default}"}
 
 
+@pytest.fixture
+async def moving(app):
+    """A job that a worker has claimed to go on in another queue, and the steps of that worker."""
+
+    class Moving(Ghost):
+        async def begin(self):
+            self.there = app.keys.queue("other")
+            body = b'{"task":"m.tell","args":["moved"],"move":{"queue":"other","token":"t"}}'
+            claimed = Header(id="j").encode() + body
+            await self.broker.announce("default")
+            await self.broker.enqueue(self.keys, "p", 0, 1, [Enqueued("j", True, 0, "", claimed)])
+            await self.claim()
+            return app.job("j", "default")
+
+        async def enqueue_there(self):
+            job = Enqueued("j", True, 0, "", self.message.rewritten({"move": None}).raw)
+            await self.broker.announce("other")
+            await self.broker.enqueue(self.there, "t", 0, 1, [job])
+
+        async def let_go(self, **more):
+            record = b'{"state":"RETRY","moved":"other"}'
+            return await self.broker.move(self.keys, "ghost", 0, 1, self.message.raw, "j", record, 60, "other", **more)
+
+    return Moving(app)
+
+
+@on_redis
+async def test_a_job_that_moves_while_it_is_cancelled_is_cancelled_there(app, tell, left, moving):
+    """Breaks when the caller is told that it was too late: it waits in the other queue."""
+    async with app:
+        job = await moving.begin()
+        cancelling = asyncio.create_task(job.cancel())
+        await moving.marked()
+        await moving.enqueue_there()
+        # The worker knew nothing of stops when it let go.
+        await moving.broker._link.call(b"ZREM", moving.keys.stops, b"job:j")
+        assert await moving.let_go() == b"1"
+        assert await cancelling is REMOVED
+        await moving.broker.leave(moving.keys, "ghost")
+        with pytest.raises(JobRevoked):
+            await job.result(10)
+        assert await left() <= {"rqueue:{default}", "rqueue:{other}"}
+
+
+@on_redis
+async def test_a_job_that_its_worker_has_cancelled_in_the_other_queue(app, tell, left, moving):
+    async with app:
+        job = await moving.begin()
+        cancelling = asyncio.create_task(job.cancel())
+        await moving.marked()
+        await moving.enqueue_there()
+        assert await moving.let_go() == b"4"
+        record = b'{"state":"REVOKED"}'
+        assert await stops.cancel(moving.broker, moving.there, Done(b"", "j", record, "60")) == (1, None)
+        assert await moving.let_go(is_cancelled_there=True) == b"1"
+        assert await cancelling is REMOVED
+        await moving.broker.leave(moving.keys, "ghost")
+        assert await left() <= {"rqueue:{default}", "rqueue:{other}"}
+
+
+@on_redis
+async def test_a_worker_dies_while_it_moves_a_job_that_is_cancelled_then(app, tell, left, moving):
+    """It is in both queues, and runs in neither. Breaks when whoever claims it here only looks here."""
+    async with app:
+        job = await moving.begin()
+        await moving.enqueue_there()
+        assert await job.cancel() is REQUESTED
+        await moving.broker._link.call(b"ZADD", moving.keys.workers, 1, b"ghost")
+        async with app.worker(["default"], lease=1) as worker:
+            with pytest.raises(JobRevoked):
+                await job.result(10)
+            await worker.drain()
+        async with app.worker(["other"]) as worker:
+            await worker.drain()
+        assert tell.ran == []
+        assert await left() == set()
+
+
 async def test_cancels_race_with_runs(app, tell, left):
     """Each job ends once, as it is told. Breaks when a job is removed and runs, or keeps a stop."""
     async with app, app.worker(concurrency=5) as worker:
@@ -341,6 +502,26 @@ async def test_all_of_a_task_and_nothing_else(app, hold, tell, gate, left):
     assert await left() == {"rqueue:{default}:dead", "rqueue:{default}:dead:letters"}  # "["
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_a_job_that_goes_back_while_it_is_looked_for(app, tell, monkeypatch, dry_run):
+    """A worker that holds more than it can start gives back what waits behind. Breaks when all is read only once."""
+    async with app:
+        job = await tell.enqueue(1)
+        broker, keys = app.session().broker, app.keys.queue("default")
+        await broker.register(keys, "ghost", 60)
+        (claimed,) = (await broker.claim([keys], [5], "ghost", 60, 1, 1_000_000)).messages
+        read = broker.claimed
+
+        async def gone_back(of, worker):
+            """The waiting lists were read, and the worker's is about to be."""
+            await broker.release(keys, "ghost", [(claimed.raw, job.id, 0)])
+            return await read(of, worker)
+
+        monkeypatch.setattr(broker, "claimed", gone_back)
+        counts = await app.cancel(task=tell, dry_run=dry_run)
+        assert counts == (Cancellations(1) if dry_run else Cancellations(1, removed=1))
+
+
 async def test_by_header(app, tell):
     async with app:
         jobs = {
@@ -356,6 +537,21 @@ async def test_by_header(app, tell):
         assert (await jobs["7"].info()).state is State.PENDING
         with pytest.raises(ConfigError, match="by task, by header"):
             await app.cancel()
+        for wrong in ("tenant", ("tenant",), (7, "acme")):
+            with pytest.raises(ConfigError, match="a name and a JSON value"):
+                await app.cancel(header=wrong)
+        with pytest.raises(TypeError, match="not JSON"):
+            await app.cancel(header=("tenant", object()))
+
+
+async def test_by_the_tasks_last_name(app, tell):
+    """As messages may call it, so may who cancels; breaks when only one of the two names is compared."""
+    async with app:
+        for name in (tell.name, tell.name.rpartition(".")[2]):
+            await tell.enqueue("whole")
+            bare = b'{"task":"%s","args":["bare"]}' % tell.name.rpartition(".")[2].encode()
+            await app.session().broker._link.call(b"LPUSH", app.keys.queue("default").main, bare)
+            assert await app.cancel(task=name) == Cancellations(2, removed=2)
 
 
 @pytest.mark.parametrize(
@@ -369,8 +565,8 @@ async def test_by_header(app, tell):
 )
 def test_what_was_enqueued_afterwards_is_not_meant(call, is_meant):
     raw = Header(id="j").encode() + call.encode()
-    assert (Criteria("t", None).target(raw, 3, 10) == Target("j", raw, 3, "t")) is is_meant
-    assert Criteria("t", None).target(b"nonsense", 0, 10) is None
+    assert (Criteria(frozenset("t"), None).target(raw, 3, 10) == Target("j", raw, 3, "t")) is is_meant
+    assert Criteria(frozenset("t"), None).target(b"nonsense", 0, 10) is None
 
 
 # From synchronous code

@@ -120,6 +120,12 @@ def test_what_is_no_template_is_refused(app):
         async def t(a): ...
 
 
+@pytest.mark.parametrize("key", ["{a.name}", "{a[0]}", "{a:%}"])
+def test_a_template_that_does_not_fit_the_arguments_says_whose_it_is(task, key):
+    with pytest.raises(ConfigError, match=r"^t: unique_key '\{a.*' does not fit the arguments: "):
+        lock_of(task.options(unique_key=key).s([] if key == "{a[0]}" else None))
+
+
 def test_a_key_that_is_not_json_is_refused(task):
     with pytest.raises(TypeError, match="t: the key of a unique job must be JSON"):
         lock_of(task.options(unique_key=lambda *_: object()).s(1))

@@ -7,6 +7,7 @@ command that the page gives, on a real server whose address takes the place of t
 import asyncio
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -29,9 +30,11 @@ import typer.main
 from httpx import ASGITransport, AsyncClient
 from typer.testing import CliRunner
 
+from rqueue import RQueue
 from rqueue.cli.program import program
 from rqueue.cli.worker import _CONCURRENCY
 from rqueue.client.admin import Admin
+from rqueue.client.options import CallKwargs, TaskKwargs
 from rqueue.config import POOLS, WorkerConfig
 from rqueue.supervisor.settings import FleetSettings
 from rqueue.testing import in_memory, working
@@ -57,6 +60,7 @@ OPERATIONS = ROOT / "docs" / "operations.md"
 UNIQUENESS = ROOT / "docs" / "uniqueness.md"
 PERIODIC = ROOT / "docs" / "periodic.md"
 CANCEL = ROOT / "docs" / "cancel.md"
+OPTIONS = ROOT / "docs" / "options.md"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 RQUEUE = [sys.executable, "-c", "from rqueue.cli.program import main; main()"]
 URL = "redis://localhost:6379/0"
@@ -451,6 +455,24 @@ def test_the_table_of_the_workers_options_is_the_commands():
         "prefork": os.cpu_count(),
         "solo": 1,
     }
+
+
+def told_options(section: str) -> list[tuple[str, ...]]:
+    """The rows of a table of the options' page: the option's names, and its other cells."""
+    table = OPTIONS.read_text(encoding="utf-8").partition(f"<!-- {section} -->")[2].partition("<!-- /")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.split("\n")[3:-1]]
+    return [(name, *cells) for names, *cells in rows for name in re.findall(r"`(\w+)`", names)]
+
+
+def test_the_tables_of_options_are_complete():
+    """Breaks when an app, a task or a call has an option that no reader is told of, or the other way round."""
+    assert [name for name, *_ in told_options("app")] == list(inspect.signature(RQueue).parameters)
+    rows = told_options("options")
+    of_tasks = [name for name, whose, *_ in rows if whose in ("task", "both")]
+    of_calls = [name for name, whose, *_ in rows if whose in ("call", "both")]
+    assert sorted(of_tasks) == sorted(["bind", *TaskKwargs.__annotations__])
+    assert sorted(of_calls) == sorted(CallKwargs.__annotations__)
+    assert len(rows) == len(set(of_tasks + of_calls))
 
 
 def shown(default: object) -> str:

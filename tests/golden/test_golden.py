@@ -384,6 +384,8 @@ def test_the_pages_key_tables_are_the_keys():
         keys.card("<worker>"),
         keys.sent("<producer>"),
         keys.counts,
+        keys.periodic,
+        keys.entries,
         keys.unique,
         keys.throttle("<lock>"),
     }

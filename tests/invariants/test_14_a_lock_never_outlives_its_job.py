@@ -246,6 +246,35 @@ async def test_without_redis_it_does_not_start_before_its_lock_is_given_up(app, 
         assert len(log.of("job released")) == 1
 
 
+async def test_where_redis_refuses_to_give_up_a_lock_its_job_waits(app, call, keys, log, until):
+    """Breaks when it goes back to the front of its list: it is claimed at once, refused again, and so on."""
+
+    @app.task(name="t", unique="until_start")
+    async def t(): ...
+
+    async with app:
+        await t.enqueue()
+        await call("DEL", keys.unique)
+        await call("SET", keys.unique, "no hash")
+        async with app.worker():
+            await log.heard("unlocking waits for redis")
+            await until(lambda: call("EXISTS", keys.scheduled))
+            assert len(log.of("unlocking waits for redis")) == 1
+
+
+async def test_a_running_job_that_is_cancelled_leaves_no_lock(app, gate, call, keys):
+    @app.task(name="t", unique="until_done")
+    async def t():
+        await gate()
+
+    async with app, app.worker() as worker:
+        job = await t.enqueue()
+        await gate.reached()
+        assert worker._executor.cancel(job.id)
+        await worker.drain()
+        assert await call("EXISTS", keys.unique) == 0
+
+
 async def test_a_job_that_is_cancelled_while_its_lock_is_given_up_ends(app, gate, monkeypatch):
     """It is REVOKED, and its slot is free. Breaks when what is cancelled before it runs is forgotten."""
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 from rqueue import (
+    Cancellations,
     Cancelled,
     Context,
     Depends,
@@ -15,9 +16,11 @@ from rqueue import (
     JobInfo,
     JobOutcome,
     PastError,
+    Pause,
     Queue,
     Reject,
     Request,
+    Resumed,
     Retry,
     RQueue,
     ScheduleInfo,
@@ -319,5 +322,12 @@ async def the_rest() -> None:
 async def pausing() -> None:
     assert_type(await app.pause("email"), bool)
     assert_type(await app.pause(task=plain_async), bool)
-    assert_type((await app.resume(all=True)).was_paused, bool)
+    assert_type(await app.resume(all=True), Resumed)
+    assert_type(await app.paused(), list[Pause])
     assert_type([pause.since for pause in await app.paused()], list[datetime])
+
+
+async def cancelling() -> None:
+    assert_type(await app.cancel(task=plain_async, header=("tenant", "acme")), Cancellations)
+    assert_type(await app.cancel(task="a.b", queue="email", terminate=True, dry_run=True), Cancellations)
+    assert_type(await plain_async.options(headers={"tenant": "acme"}).enqueue(1), Job[dict[str, int]])

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import orjson
 import pytest
 
 from rqueue import JobFailed, JobRevoked
@@ -225,7 +226,8 @@ async def test_threads_follow_the_slots(app):
         assert worker._executor._pool._max_workers == 4
 
 
-async def test_a_cancel_that_meets_an_early_acknowledgement_under_way(app, call, until):
+@pytest.mark.parametrize("is_twice", [False, True])
+async def test_a_cancel_that_meets_an_early_acknowledgement_under_way(app, call, is_twice):
     """Breaks when the job's end is lost with the wait for the acknowledgement: its slot and its id stay taken."""
     ran = []
 
@@ -247,12 +249,51 @@ async def test_a_cancel_that_meets_an_early_acknowledgement_under_way(app, call,
         async with asyncio.timeout(5):
             await asked.wait()
         assert worker._executor.cancel(job.id)
+        await asyncio.sleep(0)
+        if is_twice:
+            assert worker._executor.cancel(job.id, terminate=True)
+            await asyncio.sleep(0)
         go_on.set()
         with pytest.raises(JobRevoked):
             await job.result(5)
         await worker.drain()
         assert (ran, worker.running) == ([], 0)
         assert await call(b"EXISTS", app.keys.queue("default").jobs) == 0
+
+
+@pytest.mark.parametrize("is_marked", [False, True], ids=["while it is marked", "when it is marked"])
+async def test_a_cancel_that_comes_before_a_job_s_first_step(parts, broker, stored, message, is_marked):
+    """It does not run, and gives its slot back. Breaks when an asyncio task is cancelled that has not begun: nothing
+    of it runs then, not even what settles it.
+    """
+    worker, ran = parts(), []
+
+    @worker.worker._client.task(name="t")
+    async def t():
+        ran.append(1)
+
+    await register(broker, worker.queues, worker.lease)
+    await broker._link.call(b"SADD", worker.keys.jobs, "a")
+    await worker.push(message("a"))
+    await worker.fetcher._claim(1)
+    await worker.fetcher._end_blocks()
+    executor, written = worker.worker._executor, broker.written
+
+    async def cancel_meanwhile():
+        await written()
+        assert executor.cancel("a")
+
+    if not is_marked:
+        executor._broker.written = cancel_meanwhile
+    (job,) = worker.inflight
+    assert await executor.tick() == 1
+    if is_marked:
+        assert executor.cancel("a")
+    await asyncio.wait([job.task])
+    await worker.settler.drained()
+    found = await stored(broker)
+    assert orjson.loads(found["~rqueue:{default}:result:a"])["error"]["message"] == "it was cancelled"
+    assert (ran, worker.inflight.running, len(worker.inflight), worker.inflight.life.started) == ([], 0, 0, 0)
 
 
 async def test_a_held_job_is_cancelled_before_it_starts(parts, broker, stored, message):

@@ -48,6 +48,21 @@ def test_starts_are_counted_to_the_last(scales):
     assert (short.left(), short.is_spent(), scales.weighed) == (1, False, 0)
 
 
+def test_its_end_is_told_once_and_only_of_a_job_that_runs():
+    """Breaks when a job that is put off (its task is paused, over its rate) ends the process."""
+    told = []
+    short = Life(max_tasks=2, on_spent=lambda: told.append(1))
+    short.count()
+    short.confirm()
+    short.count()
+    short.started -= 1  # put off
+    assert told == []
+    short.count()
+    for _ in range(2):
+        short.confirm()
+    assert told == [1]
+
+
 def test_it_is_spent_while_it_is_too_large(scales):
     small = Life(max_bytes=1000, measure=scales.weigh)
     for size, is_spent in ((999, False), (1000, True), (5000, True), (999, False)):

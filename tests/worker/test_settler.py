@@ -385,6 +385,50 @@ async def test_while_its_id_is_alive_there_a_job_waits_here(worker, transferring
     assert await waiting_in(broker, "other") == [b"", MOVED]
 
 
+async def test_a_job_that_is_cancelled_while_it_moves_is_cancelled_there(worker, transferring, broker, stored):
+    """Its stop is here, and it is there already. Breaks when it is let go all the same: it would run there."""
+    await broker._link.call(b"ZADD", worker.keys.stops, 0, "job:j")
+    await transferring()
+    await worker.settler.drained()
+    found = await stored(broker)
+    assert orjson.loads(found["~rqueue:{other}:result:j"])["state"] == "REVOKED"
+    assert orjson.loads(found["~rqueue:{default}:result:j"])["moved"] == "other"
+    assert [name for name in found if name.endswith((":jobs", ":stops", ":p3")) or ":processing" in name] == []
+
+
+@pytest.mark.parametrize("verb", ["cancel", "move"])
+async def test_a_reply_that_is_lost_while_a_cancelled_job_moves(worker, transferring, broker, stored, verb):
+    real, calls = getattr(broker, verb), []
+
+    async def unlucky(*arguments, **more):
+        calls.append(more)
+        answer = await real(*arguments, **more)
+        if len(calls) == (1 if verb == "cancel" else 2):
+            raise ReplyLost("lost")
+        return answer
+
+    setattr(broker, verb, unlucky)
+    await broker._link.call(b"ZADD", worker.keys.stops, 0, "job:j")
+    await transferring()
+    await worker.settler.drained()
+    found = await stored(broker)
+    assert orjson.loads(found["~rqueue:{other}:result:j"])["state"] == "REVOKED"
+    assert [name for name in found if name.endswith((":jobs", ":stops", ":p3")) or ":processing" in name] == []
+
+
+async def test_a_cancelled_job_whose_id_is_alive_there_ends_here(worker, transferring, broker, stored, log):
+    """Breaks when it waits for the other one: each second it would be claimed, and put off again."""
+    await broker._link.call(b"SADD", broker.keys.queue("other").jobs, "j")
+    await broker._link.call(b"ZADD", worker.keys.stops, 0, "job:j")
+    await transferring()
+    await worker.settler.drained()
+    found = await stored(broker)
+    assert orjson.loads(found["~rqueue:{default}:result:j"])["state"] == "REVOKED"
+    assert [name for name in found if "{default}" in name and name.endswith((":jobs", ":stops", ":scheduled"))] == []
+    assert found["rqueue:{other}:jobs"] == {b"j"}
+    assert log.of("job revoked", id="j")
+
+
 async def test_what_the_other_queue_refuses_stays_here_and_is_tried_again(worker, transferring, broker, log):
     """A full Redis, or no list in the list's place. Breaks when the job fails over it, or holds a lane until then."""
     await broker._link.call(b"SET", broker.keys.queue("other").lists[3], "no list")

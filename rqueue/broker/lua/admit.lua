@@ -7,35 +7,38 @@
 -- KEYS[5] unique     HASH  lock -> id of the job that holds it, and until when at most in ms
 -- KEYS[6] main       LIST
 -- KEYS[7..16] p1 … p10  LIST
--- KEYS[17..] for each job: result STR, if the caller chose its id; throttle STR (id, until when in ms), if it has one
+-- KEYS[17] stops     ZSET  what must not run
+-- KEYS[18..] for each job: result STR, if the caller chose its id; throttle STR (id, until when in ms), if it has one
 -- ARGV[1] lane, ARGV[2] sequence number, ARGV[3] seconds to remember the outcome
 -- ARGV[4..] for each job: id, '1' if the caller chose the id, level, due, message, lock
 --           due: '' now | '+ms' from now | 'ms' since the epoch
 --           lock: '' none | 'unique', 'debounce' or 'throttle', for how many ms at most (0: no limit), the lock's name
 -- returns for each job, with a space between: '1' enqueued | '0' its id is alive | '=' and the id that was there first
+--         | '2' not enqueued: a stop is left of an earlier job of that id; forget it first
 --
 -- A lock counts only while its job's id is in jobs: whatever ends a job frees its lock in that same step, and a lock
 -- that was left behind blocks nothing. All is decided before the first write, which is refused at maxmemory. A batch
 -- that was sent again gets the first answer, as with enqueue.
 local jobs, scheduled, messages, sent, unique, main = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local lane, number, kinds = ARGV[1], tonumber(ARGV[2]), { 'set', 'zset', 'hash', 'hash', 'hash' }
-local last = redis.call('HGET', sent, lane)
-if last then
-  local seen, outcome = string.match(last, '^(%d+) (.*)$')
-  if tonumber(seen) >= number then return outcome end
-end
-for i = 1, 16 do
+local lane, number, kinds = ARGV[1], tonumber(ARGV[2]), { 'set', 'zset', 'hash', 'hash', 'hash', [17] = 'zset' }
+local seen, outcome = string.match(redis.call('HGET', sent, lane) or '', '^(%d+) (.*)$')
+if seen and tonumber(seen) >= number then return outcome end
+for i = 1, 17 do
   local kind = redis.call('TYPE', KEYS[i]).ok
   if kind ~= 'none' and kind ~= (kinds[i] or 'list') then return redis.error_reply('WRONGTYPE ' .. KEYS[i]) end
 end
 local time, soonest = redis.call('TIME'), tonumber(redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]) or math.huge
-local now, plan, taken, held, out, at, token = time[1] * 1000 + math.floor(time[2] / 1000), {}, {}, {}, {}, 16, false
+local now, plan, taken, held, out, at, token = time[1] * 1000 + math.floor(time[2] / 1000), {}, {}, {}, {}, 17, false
 local function alive(id) return taken[id] or redis.call('SISMEMBER', jobs, id) == 1 end
+local stops = redis.call('EXISTS', KEYS[17]) == 1 and KEYS[17]
+local function stopped(id) return stops and redis.call('ZSCORE', stops, 'job:' .. id) end
 local function holder(mode, name, key) -- the job that was there first, or false
   local entry = key and redis.call('GET', key) or not key and redis.call('HGET', unique, name)
   local id, ends = string.match(entry or '', '^(%S+) ?(%d*)$')
   if not id or (ends ~= '' and tonumber(ends) <= now) then return false end
-  if mode == 'debounce' then return redis.call('ZSCORE', scheduled, id) and id end
+  local later = not key and redis.call('ZSCORE', scheduled, id)
+  if later and stopped(id) then return false end -- it asked for a retry as it was cancelled, and never runs again
+  if mode == 'debounce' then return later and id end
   return (key or alive(id)) and id
 end
 for i = 4, #ARGV, 6 do
@@ -45,14 +48,15 @@ for i = 4, #ARGV, 6 do
   if ARGV[i + 1] == '1' then at, job.result = at + 1, KEYS[at + 1] end
   if mode == 'throttle' then at, job.throttle = at + 1, KEYS[at + 1] end
   local first = name and (held[name] or holder(mode, name, job.throttle))
+  local is_stopped = not first and job.result and not alive(job.id) and stopped(job.id)
   if first and mode == 'debounce' then -- the scheduled job goes on under its id, as this call wants it
     local head, body = string.match(job.message, '^(1 %S+ %d+ %d+ %d+ )%S+( .*)$')
     plan[#plan + 1] = { id = first, due = job.due, message = head .. first .. body }
-  elseif not first and not (job.result and alive(job.id)) then
+  elseif not first and not is_stopped and not (job.result and alive(job.id)) then
     plan[#plan + 1], taken[job.id] = job, true
     if name then held[name], job.lock, job.ms, job.ends = job.id, name, ms, string.format(' %.0f', now + ms) end
   end
-  out[#out + 1] = first and '=' .. first or (plan[#plan] == job and '1' or '0')
+  out[#out + 1] = first and '=' .. first or is_stopped and '2' or plan[#plan] == job and '1' or '0'
 end
 for _, job in ipairs(plan) do
   redis.call('SADD', jobs, job.id) -- known already, if it only goes on

@@ -6,10 +6,13 @@
 -- KEYS[4] settled     HASH  lane -> sequence number and outcome of the worker's last batch in it
 -- KEYS[5] jobs        SET   ids of jobs that are not settled
 -- KEYS[6] result      STR   the job's record, with a TTL
+-- KEYS[7] stops       ZSET  what must not run
 -- ARGV[1] worker, ARGV[2] lane, ARGV[3] sequence number
 -- ARGV[4] message, ARGV[5] id
 -- ARGV[6] record that says where it went, ARGV[7] seconds to keep it, ARGV[8] the same in short, for a full Redis
+-- ARGV[9] '1' when the job was cancelled, and has been in the other queue too: its stop goes
 -- returns false, when the worker is not registered | '1' moved | '0' the claim was lost
+--         | '4' it is cancelled, nothing has changed: cancel it in the other queue, and call again
 --
 -- The other queue is in another slot, so that this is the second of two steps. Who dies between them leaves a message
 -- that says where it goes: the next worker repeats the first step, which changes nothing, and then does this one.
@@ -21,6 +24,7 @@ if last then
   if tonumber(seen) >= number then return outcome end
 end
 if not redis.call('ZSCORE', workers, worker) then return false end
+if ARGV[9] == '' and redis.call('ZSCORE', KEYS[7], 'job:' .. id) then return '4' end
 -- Refused at maxmemory, and changes nothing otherwise; what follows an LREM is never refused.
 local probe = redis.pcall('SETRANGE', KEYS[6], 0, '')
 local full = type(probe) == 'table' and string.find(probe.err, 'OOM', 1, true)
@@ -28,6 +32,7 @@ local owned = redis.call('LREM', processing, -1, ARGV[4])
 if owned == 1 then
   redis.call('SREM', started, id)
   redis.call('SREM', jobs, id)
+  redis.call('ZREM', KEYS[7], 'job:' .. id)
   redis.call('SET', KEYS[6], full and ARGV[8] or record, 'EX', ARGV[7])
 end
 redis.call('HSET', settled, lane, string.format('%.0f', number) .. ' ' .. owned)

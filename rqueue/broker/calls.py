@@ -1,0 +1,183 @@
+"""The connections to one Redis, its clock and its scripts: what every verb is made of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from rqueue.broker.endpoint import Endpoint
+from rqueue.broker.link import Argument, Link, NoScript, Reply
+from rqueue.broker.subscription import Subscription
+from rqueue.errors import BrokerError, BrokerUnavailable
+from rqueue.policy.clock import RedisClock
+from rqueue.wire.keys import Keys
+
+REPLY_TIMEOUT_S: Final = 10.0
+
+
+class Calls:
+    """One Redis, for one event loop.
+
+    Args:
+        endpoint: where Redis is.
+        keys: the keys' namespace.
+    """
+
+    def __init__(self, endpoint: Endpoint, keys: Keys) -> None:
+        self.endpoint = endpoint
+        self.keys = keys
+        self.clock = RedisClock()
+        self._link = Link(endpoint.connection, REPLY_TIMEOUT_S)
+        self._blocks: dict[str, Link] = {}
+        self._announced: dict[str, float] = {}
+
+    @property
+    def resets(self) -> int:
+        """How often a connection broke: after each, a claim's reply may have been lost."""
+        return self._link.resets + sum(link.resets for link in self._blocks.values())
+
+    async def open(self) -> None:
+        """Connect, and learn Redis's time.
+
+        Raises:
+            BrokerUnavailable: Redis cannot be reached.
+        """
+        await self.sync_clock()
+
+    async def sync_clock(self) -> None:
+        """Ask Redis for its time; claims keep it up to date from then on.
+
+        Raises:
+            BrokerUnavailable: Redis cannot be reached.
+        """
+        seconds, micros = await self._link.call(b"TIME")
+        more = 0 if self.endpoint.clock is None else int(await self._link.call(b"GET", self.endpoint.clock) or 0)
+        self.clock.observe(int(seconds) * 1000 + int(micros) // 1000 + more)
+
+    async def add_to_clock(self, ms: int) -> None:
+        """Move the clock of :meth:`Endpoint.move_clock`."""
+        await self._link.call(b"INCRBY", self._moved_clock(), ms)
+
+    async def reset_clock(self) -> None:
+        """Forget by how much the clock was moved."""
+        await self._link.call(b"DEL", self._moved_clock())
+
+    def _moved_clock(self) -> bytes:
+        if self.endpoint.clock is None:
+            raise BrokerError("the clock cannot be moved: rqueue.testing.moving_clock() makes one that can")
+        return self.endpoint.clock
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for link in (*self._blocks.values(), self._link):
+            await link.close()
+
+    async def ready(self) -> None:
+        """Return when there is a connection.
+
+        Raises:
+            BrokerUnavailable: Redis cannot be reached.
+        """
+        if not self._link.is_open:
+            await self._link.call(b"PING")
+
+    async def written(self) -> None:
+        """Return when all that was asked for so far is in the operating system's hands.
+
+        Raises:
+            BrokerUnavailable: it could not be sent.
+        """
+        await self._link.written()
+
+    def links(self, reply_timeout_s: float) -> Link:
+        """A new connection of its own, for a listener."""
+        return Link(self.endpoint.connection, reply_timeout_s, scripts=False)
+
+    def changes(
+        self,
+        queue: str | None,
+        on_message: Callable[[bytes, bytes], None],
+        on_listening: Callable[[list[bytes]], None],
+        ping_s: float,
+    ) -> Subscription:
+        """Listen to the records of all jobs of a queue, or of all queues; the arguments are the subscription's."""
+        prefix = escape_glob(self.keys.namespace.encode())
+        pattern = prefix + b":{%b}:result:*" % (b"*" if queue is None else queue.encode())
+        connect = self.endpoint.connection
+        subscription = Subscription(connect, on_message, on_listening, "events", ping_s, patterns=True)
+        subscription.add(pattern)
+        return subscription
+
+    async def publish(self, channel: bytes, data: bytes) -> int:
+        """Say something on a channel; how many heard it."""
+        return int(await self._link.call(b"PUBLISH", channel, data))
+
+    async def server_version(self) -> str:
+        """Which server it is, for a bug report."""
+        try:
+            info = bytes(await self._link.call(b"INFO", b"server")).decode()
+        except BrokerUnavailable:
+            raise
+        except BrokerError as exc:
+            return f"it does not say ({exc})"
+        found = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+        if "valkey_version" in found:
+            return f"Valkey {found['valkey_version']}"
+        return f"Redis {found.get('redis_version', '?')}"
+
+    async def eviction_policy(self) -> str | None:
+        """Redis's ``maxmemory-policy``, or None where it does not say."""
+        try:
+            reply = await self._link.call(b"CONFIG", b"GET", b"maxmemory-policy")
+        except BrokerUnavailable:
+            raise
+        except BrokerError:
+            return None
+        return reply[1].decode() if reply else None
+
+    async def _run(self, verb: str, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Reply:
+        script = self.endpoint.scripts[verb]
+        try:
+            return await self._link.call(b"EVALSHA", script.sha, len(keys), *keys, *arguments)
+        except NoScript:
+            # Nothing was run. The source goes along once; the server knows the script again from then on.
+            return await self._link.call(b"EVAL", script.source, len(keys), *keys, *arguments)
+
+
+async def every(calls: Sequence[asyncio.Future[Reply]]) -> list[Any]:
+    """All replies; the first error is raised after all have come."""
+    replies = await asyncio.gather(*calls, return_exceptions=True)
+    for reply in replies:
+        if isinstance(reply, BaseException):
+            raise reply
+    return replies
+
+
+def name_of(worker: str) -> bytes:
+    """A worker's name as it stands in keys and sets, whatever somebody has put there."""
+    return worker.encode("utf-8", "surrogateescape")
+
+
+async def or_nothing(call: asyncio.Future[Reply], nothing: Reply) -> Reply:
+    """The reply, or nothing where a tombstone has taken a processing list's place."""
+    try:
+        return await call
+    except BrokerUnavailable:
+        raise
+    except BrokerError as exc:
+        if "WRONGTYPE" in str(exc):
+            return nothing
+        raise
+
+
+def in_ms(seconds: float) -> int:
+    """Seconds as whole milliseconds; at least 0."""
+    return max(0, round(seconds * 1000))
+
+
+def escape_glob(name: bytes) -> bytes:
+    """The name as a pattern that matches it alone."""
+    for char in b"\\*?[]":
+        name = name.replace(bytes([char]), b"\\" + bytes([char]))
+    return name

@@ -1,0 +1,171 @@
+"""The verbs from a waiting message to a running job: claim, block, audit, adopt, start, track."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rqueue.broker.calls import Calls, in_ms, or_nothing
+from rqueue.broker.link import Argument, Link, NoScript, Reply
+from rqueue.errors import BrokerError, BrokerUnavailable
+from rqueue.wire.keys import QueueKeys
+
+
+class Claimed(NamedTuple):
+    """One claimed message: its queue's place in the claim, the list it came from, its bytes."""
+
+    queue: int
+    level: int
+    raw: bytes
+
+
+class Stopped(NamedTuple):
+    """What must not run in one queue of a claim.
+
+    Attributes:
+        queue: its place in the claim.
+        is_paused: nothing of it is claimed.
+        tasks: the names of the tasks that are paused.
+        revoked: the ids of the claimed messages that were revoked.
+    """
+
+    queue: int
+    is_paused: bool
+    tasks: frozenset[str]
+    revoked: frozenset[str]
+
+
+class Claim(NamedTuple):
+    """What a claim brought.
+
+    Attributes:
+        due_ms: ms until the first scheduled job of any of the queues, or None.
+        messages: in the order in which they should run.
+        stopped: the queues in which something must not run.
+    """
+
+    due_ms: int | None
+    messages: list[Claimed]
+    stopped: tuple[Stopped, ...] = ()
+
+
+class Claiming(Calls):
+    """How a worker comes by its jobs."""
+
+    async def claim(
+        self,
+        queues: Sequence[QueueKeys],
+        ranks: Sequence[int],
+        worker: str,
+        lease_s: float,
+        want: int,
+        max_bytes: int,
+        first: int = 0,
+    ) -> Claim | None:
+        """Claim up to ``want`` messages over all lists, highest priority first; None when not registered.
+
+        If the reply is lost, messages may have been claimed: the worker's audit finds them.
+        """
+        names: list[bytes] = []
+        for keys in queues:
+            names += (keys.processing(worker), keys.workers, keys.scheduled, *keys.lists, keys.stops)
+        reply = await self._run("claim", names, (worker, in_ms(lease_s), want, max_bytes, first % len(queues), *ranks))
+        if reply is None:
+            return None
+        now, due, flat, stops = reply
+        self.clock.observe(now)
+        messages = [Claimed(*flat[index : index + 3]) for index in range(0, len(flat), 3)]
+        return Claim(None if due < 0 else due, messages, tuple(_stopped(*each) for each in stops))
+
+    async def block(self, keys: QueueKeys, worker: str, timeout_s: float) -> bytes | None:
+        """Wait at the server for a message in the main list; None when the time was up or the wait was ended.
+
+        The token is returned as it is; the next claim removes it from the processing list. If the reply is lost, a
+        message may have been claimed: the worker's audit finds it.
+
+        Raises:
+            BrokerError: the worker's list is a tombstone: it must go on under a new id.
+        """
+        link = self._blocks.get(keys.name)
+        if link is None:
+            link = self._blocks[keys.name] = Link(self.endpoint.connection, timeout_s + 5, scripts=False)
+        link.reply_timeout_s = timeout_s + 5
+        timeout_s = max(timeout_s, 0.001)  # 0 would be for ever
+        reply = await link.call(b"BRPOPLPUSH", keys.main, keys.processing(worker), f"{timeout_s:.3f}")
+        return None if reply is None else bytes(reply)
+
+    async def unblock(self, keys: QueueKeys) -> None:
+        """End the wait at that queue, if the server lets us; else it ends by its timeout."""
+        link = self._blocks.get(keys.name)
+        if link is not None and link.client_id is not None:
+            try:
+                await self._link.call(b"CLIENT", b"UNBLOCK", link.client_id)
+            except BrokerUnavailable:
+                raise
+            except BrokerError:
+                link.client_id = None  # an ACL without it: do not ask again on this connection
+
+    async def audit(self, keys: QueueKeys, worker: str) -> list[bytes]:
+        """The fingerprint of each message in the worker's processing list, the last claimed first; b'' for a token."""
+        return list(await self._run("audit", (keys.processing(worker),), ()))
+
+    async def held_at(self, keys: QueueKeys, worker: str, index: int) -> bytes | None:
+        """The message at that place of the worker's processing list."""
+        reply: bytes | None = await or_nothing(self._link.call(b"LINDEX", keys.processing(worker), index), None)
+        return reply
+
+    async def adopt(self, keys: QueueKeys, worker: str, items: Sequence[tuple[bytes, bytes, str]]) -> bytes | None:
+        """Give ids to claimed messages: (bytes as claimed, bytes with the id, id). See ``adopt.lua`` for the reply."""
+        arguments: list[Argument] = [worker]
+        for item in items:
+            arguments += item
+        reply = await self._run("adopt", (keys.processing(worker), keys.workers, keys.jobs), arguments)
+        return None if reply is None else bytes(reply)
+
+    def start(self, keys: QueueKeys, worker: str, ids: Sequence[str]) -> asyncio.Task[bool]:
+        """Mark claimed jobs as started; false when not registered. May be repeated.
+
+        The command is on its way when this returns, in front of all later ones: :meth:`written` tells when it is in
+        the operating system's hands. The task gives the reply.
+        """
+        names, arguments = (keys.workers, keys.started(worker)), (worker, *ids)
+        sent = self._link.call(b"EVALSHA", self.endpoint.scripts["start"].sha, len(names), *names, *arguments)
+        return asyncio.create_task(self._started(sent, names, arguments), name="rqueue start mark")
+
+    async def _started(self, sent: asyncio.Future[Reply], keys: Sequence[bytes], arguments: Sequence[Argument]) -> bool:
+        try:
+            return bool(await sent)
+        except NoScript:
+            return bool(await self._run("start", keys, arguments))
+
+    async def track(
+        self,
+        keys: QueueKeys,
+        worker: str,
+        job_id: str,
+        raw: bytes,
+        record: bytes,
+        ttl_s: int,
+        *,
+        is_settled_early: bool = False,
+    ) -> bool:
+        """Write a running job's record; false when the claim was lost. May be repeated."""
+        names = (keys.processing(worker), keys.result(job_id), keys.workers, keys.started(worker))
+        early = (worker, job_id) if is_settled_early else ("", "")
+        return bool(await self._run("track", names, (raw, record, ttl_s, *early)))
+
+
+def fingerprint(raw: bytes) -> bytes:
+    """What tells a message from others, as :meth:`Broker.audit` gives it: its length and its first 256 bytes."""
+    return b"%d:" % len(raw) + raw[:256]
+
+
+def _stopped(queue: int, is_paused: int, tasks: list[bytes], revoked: list[bytes]) -> Stopped:
+    ids = frozenset(job_id.decode() for job_id in revoked)
+    return Stopped(queue, bool(is_paused), frozenset(task_names(tasks)), ids)
+
+
+def task_names(stops: Sequence[bytes]) -> list[str]:
+    """The tasks that stops of the form ``task:<name>`` are about."""
+    return [name.decode("utf-8", "surrogateescape").removeprefix("task:") for name in stops]
