@@ -1,6 +1,6 @@
 """SIGKILL before and after the script of each verb: what is stored then is what it was, or what the verb makes of it.
 
-Seen to fail with `Broker.forget` in two steps, with a verb without its call, and with a call that changes nothing.
+Seen to fail with `Broker.discard` in two steps, with a verb without its call, and with a call that changes nothing.
 """
 
 import asyncio
