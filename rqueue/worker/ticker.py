@@ -32,17 +32,17 @@ class Ticker:
         client: the app, with the schedules of its code.
         queues: the queues that are served; it may change.
         lease: the worker's id: a new one is a reason to store the code's schedules again, since Redis may be empty.
-        heartbeat_s: it looks at least so often, since nobody may have told that a schedule was written.
+        longest_s: it looks at least so often, since nobody may have told that a schedule was written.
 
     Attributes:
         left_s: seconds from the last look until something is due, as far as is known.
     """
 
     def __init__(
-        self, broker: Broker, client: Client, queues: Sequence[QueueKeys], lease: Lease, heartbeat_s: float
+        self, broker: Broker, client: Client, queues: Sequence[QueueKeys], lease: Lease, longest_s: float
     ) -> None:
         self._broker, self._client, self._queues, self._lease = broker, client, queues, lease
-        self._heartbeat_s = heartbeat_s
+        self._longest_s = longest_s
         self._changed = asyncio.Event()
         self._stored: dict[str, str] = {}
         self._refused: dict[tuple[str, str], bytes] = {}
@@ -59,7 +59,7 @@ class Ticker:
                 self.left_s = _PAUSE_S
             if self.left_s > 0:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(min(self.left_s, self._heartbeat_s)):
+                    async with asyncio.timeout(min(self.left_s, self._longest_s)):
                         await self._changed.wait()
 
     def look_now(self) -> None:

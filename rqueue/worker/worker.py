@@ -324,7 +324,7 @@ class Worker:
             observers,
         )
         self._promoter = Promoter(broker, queues, schedule, signals.promote)
-        self._ticker = Ticker(broker, client, self._fetcher.served, lease, config.heartbeat_s)
+        self._ticker = Ticker(broker, client, self._fetcher.served, lease, config.lease_s)
         self._reaper = Reaper(broker, queues, client.tasks, judge, limits, config, observers)
         self._resources = Resources(client)
         scale = Autoscale(*config.autoscale) if config.autoscale is not None else None

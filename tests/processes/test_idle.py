@@ -23,7 +23,7 @@ async def test_an_idle_worker_asks_once_a_second_for_each_queue_and_uses_no_proc
         await asyncio.gather(*(worker.at("ready") for worker in workers))
         expected = await fleet.enqueue(10)
         assert await fleet.results(expected) == expected
-        await fleet.until(lambda: not any(fleet.held(worker) for worker in workers))
+        await fleet.until(lambda: not any(fleet.held(worker) for worker in workers) and fleet.blocked() == 4)
         before, used_s = [proxy.asked.total() for proxy in proxies], [worker.cpu_s() for worker in workers]
         await asyncio.sleep(WINDOW_S)
         for proxy, asked, worker, used in zip(proxies, before, workers, used_s, strict=True):
