@@ -13,7 +13,6 @@ from rqueue.errors import ConfigError
 from rqueue.wire.keys import check_queue_name
 from rqueue.wire.message import check_priority
 
-DEFAULT_QUEUE: Final = "default"
 POOLS: Final = ("async", "threads", "prefork", "solo")
 
 

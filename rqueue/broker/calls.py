@@ -90,10 +90,6 @@ class Calls:
         """
         await self._link.written()
 
-    def links(self, reply_timeout_s: float) -> Link:
-        """A new connection of its own, for a listener."""
-        return Link(self.endpoint.connection, reply_timeout_s, scripts=False)
-
     def changes(
         self,
         queue: str | None,

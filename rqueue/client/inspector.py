@@ -11,15 +11,16 @@ import logging
 import math
 import secrets
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from rqueue.broker.subscription import Subscription
 from rqueue.client.admin import Admin
 from rqueue.config import positive
-from rqueue.errors import BrokerUnavailable, ConfigError, MalformedMessage
+from rqueue.errors import BrokerError, BrokerUnavailable, ConfigError, MalformedMessage
 from rqueue.log import event
-from rqueue.wire.control import CONTROL, INSPECT, Answer, ControlRequest
+from rqueue.wire.control import CONTROL, INSPECT, LOOK, Answer, ControlRequest
 
 if TYPE_CHECKING:
     from rqueue.client.client import Client
@@ -89,6 +90,15 @@ class Inspector:
             raise BrokerUnavailable(f"Redis did not let us listen for answers, on {reply.decode()}") from None
         finally:
             await subscription.close()
+
+    async def hint(self) -> None:
+        """Have all workers look at once at what may run, and at periodic schedules; nobody answers.
+
+        Where it cannot be said, or is not heard, they look by themselves in their time.
+        """
+        request = ControlRequest(secrets.token_hex(8), LOOK, {}, None, None)
+        with suppress(BrokerError):  # an ACL may forbid it
+            await self._client.session().broker.publish(self._client.keys.control, request.encode())
 
     async def find(self, parts: Sequence[str]) -> dict[str, str]:
         """The live workers that are meant: each part, and the id that it stands for.

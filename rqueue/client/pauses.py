@@ -7,15 +7,13 @@ later, then in each queue; a resume goes the other way. So whoever is interrupte
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from rqueue.errors import BrokerError, ConfigError, MalformedMessage
-from rqueue.wire.control import HINTS, ControlRequest
+from rqueue.client.inspector import Inspector
+from rqueue.errors import ConfigError, MalformedMessage
 from rqueue.wire.keys import QueueKeys, check_queue_name
 from rqueue.wire.message import Call, Message
 
@@ -86,7 +84,7 @@ class Pauses:
         is_new = await self._broker.declare(_field(what))
         keys = await self._queues(what)
         await asyncio.gather(*(self._broker.pause(each, _stop(what)) for each in keys))
-        await self._tell()
+        await Inspector(self._client).hint()
         return is_new
 
     async def resume(
@@ -102,7 +100,7 @@ class Pauses:
         was_paused = await self._broker.withdraw(_field(what))
         # A worker that came meanwhile may have found it still written down, in a queue that was not known before.
         await self._resume(set(await self._queues(what)).difference(keys), what)
-        await self._tell()
+        await Inspector(self._client).hint()
         still = [each for each in await self.paused() if what[0] == "all" or each.kind == "all"]
         return Resumed(was_paused, tuple(still))
 
@@ -158,12 +156,6 @@ class Pauses:
             return None if raw is None else self._client.tasks.full_name(Call.decode(Message.parse(raw).body).task)
         except MalformedMessage:
             return None
-
-    async def _tell(self) -> None:
-        """Have workers look at once; those that do not hear it look at their next heartbeat."""
-        request = ControlRequest(secrets.token_hex(8), HINTS[0], {}, None, None)
-        with suppress(BrokerError):  # an ACL may forbid it
-            await self._broker.publish(self._client.keys.control, request.encode())
 
 
 def _field(what: tuple[str, str]) -> str:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict, Unpack
 
 from rqueue.broker.broker import Broker, Enqueued
+from rqueue.client.inspector import Inspector
 from rqueue.client.job import Job
 from rqueue.client.options import Seconds, optional_seconds, refuse_unknown, seconds
 from rqueue.client.task import Task
 from rqueue.errors import (
-    BrokerError,
     ConfigError,
     MalformedMessage,
     MessageTooLarge,
@@ -26,7 +25,6 @@ from rqueue.errors import (
 from rqueue.log import event
 from rqueue.policy.periodic import Cron, Every, Rhythm, job_id, look_at, resumed, rhythm_of
 from rqueue.policy.routing import choose_priority, choose_queue
-from rqueue.wire.control import SCHEDULES_CHANGED, ControlRequest
 from rqueue.wire.keys import MAIN, QueueKeys
 from rqueue.wire.message import Call, Header, check_priority
 from rqueue.wire.periodic import MISFIRES, OVERLAPS, Entry, check_schedule_name
@@ -229,7 +227,7 @@ class Schedules:
         if taken or not await self._broker.plan(keys, name, b"", entry.encode(), entry.due):
             where = taken[0].name if taken else queue
             raise ConfigError(f"schedule {name!r}: there is one in the queue {where!r}; edit it, or take another name")
-        await self._tell_workers()
+        await Inspector(self._client).hint()
         return ScheduleInfo.of(name, queue, entry)
 
     async def edit(self, name: str, *, queue: str | None = None, **changes: Unpack[EditKwargs]) -> ScheduleInfo:
@@ -288,14 +286,14 @@ class Schedules:
         keys, read = await self._find(name, queue)
         while read and not await self._broker.plan(keys, name, read, b"", None):
             read = await self._broker.schedule(keys, name)
-        await self._tell_workers()
+        await Inspector(self._client).hint()
 
     async def _change(self, name: str, queue: str | None, change: Callable[[Entry, int], Entry]) -> ScheduleInfo:
         keys, read = await self._find(name, queue)
         while True:
             entry = change(Entry.decode(read), await self._now_ms())
             if await self._broker.plan(keys, name, read, entry.encode(), look_at(entry)):
-                await self._tell_workers()
+                await Inspector(self._client).hint()
                 return ScheduleInfo.of(name, keys.name, entry)
             # A tick came in between, or somebody else's change: begin again with what is there now.
             if not (read := await self._broker.schedule(keys, name)):
@@ -354,11 +352,6 @@ class Schedules:
             names = ", ".join(keys.name for keys, _ in places)
             raise ConfigError(f"schedule {name!r}: the queues {names} have one of that name; say which queue")
         return places[0]
-
-    async def _tell_workers(self) -> None:
-        request = ControlRequest(secrets.token_hex(8), SCHEDULES_CHANGED, {}, None, None)
-        with suppress(BrokerError):  # it is stored; workers that do not hear of it look at each heartbeat
-            await self._broker.publish(self._client.keys.control, request.encode())
 
 
 def message_of(entry: Entry, made: str, now_ms: int) -> bytes:

@@ -30,10 +30,8 @@ CONTROL: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Verbs that change something, and their arguments."""
 
-SCHEDULES_CHANGED: Final = "schedules_changed"
-"""A verb that programs alone use, and nobody answers: periodic schedules were written, so look at them now."""
-HINTS: Final = ("look",)
-"""Verbs that programs publish and nobody waits for: claim now, since what may run has changed."""
+LOOK: Final = "look"
+"""A verb that programs publish and nobody waits for: what may run, or a periodic schedule, has changed: look now."""
 
 
 @dataclass(frozen=True, slots=True)

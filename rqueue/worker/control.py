@@ -17,10 +17,10 @@ from rqueue.broker.broker import Broker
 from rqueue.broker.subscription import Subscription
 from rqueue.errors import BrokerError, MalformedMessage, RQueueError
 from rqueue.log import event
-from rqueue.wire.control import HINTS, INSPECT, Answer, ControlRequest
+from rqueue.wire.control import INSPECT, LOOK, Answer, ControlRequest
 from rqueue.worker.lease import Lease
 
-_LEVELS: Final = dict.fromkeys((*INSPECT, *HINTS), logging.DEBUG)  # who watches asks each second
+_LEVELS: Final = dict.fromkeys((*INSPECT, LOOK), logging.DEBUG)  # who watches asks each second
 
 Upward = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 """Passes a verb on to the supervisor, with ``n`` and the request's id (one for all the workers that heard it)."""

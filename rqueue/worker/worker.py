@@ -28,7 +28,7 @@ from rqueue.config import WorkerConfig
 from rqueue.errors import BrokerError, ConfigError
 from rqueue.log import event
 from rqueue.policy.autoscale import Autoscale
-from rqueue.wire.control import HINTS, SCHEDULES_CHANGED
+from rqueue.wire.control import LOOK
 from rqueue.wire.keys import QueueKeys
 from rqueue.worker.autoscaler import Autoscaler
 from rqueue.worker.commands import Commands
@@ -207,8 +207,12 @@ class Worker:
         """Redis's clock was moved, in a test: what is due now is looked for at once, and the lease is renewed."""
         await self._broker.sync_clock()
         self._schedule.look_now()
-        self._ticker.look_now()
+        self._look()
+
+    def _look(self) -> None:
+        """What may run, or a periodic schedule, has changed: see what there is."""
         self._fetcher.poke()
+        self._ticker.look_now()
 
     async def ready(self) -> None:
         """Return when it works."""
@@ -391,8 +395,7 @@ class Worker:
         )
         serves = self._parent.serves
         commands = Commands(client.keys, client.tasks, inflight, fetcher, executor, self.resize, self.stop, serves)
-        hints = {SCHEDULES_CHANGED: self._ticker.look_now, **dict.fromkeys(HINTS, fetcher.poke)}
-        return {**inspection.verbs(), **commands.verbs(), **hints}
+        return {**inspection.verbs(), **commands.verbs(), LOOK: self._look}
 
     def _passed_on(self) -> frozenset[str]:
         """Verbs that are the supervisor's: a child that stops is replaced, and one of prefork's is one slot."""

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import pytest
 import redis
 
-from rqueue.wire.control import SCHEDULES_CHANGED, ControlRequest
+from rqueue.wire.control import LOOK, ControlRequest
 from rqueue.wire.periodic import Entry
 
 from .ticking import CLOCK, CRONTABS, ZONES
@@ -63,7 +63,7 @@ class Workers:
     def tell(self, *to: int) -> None:
         """Have workers look at their schedules: these, or all."""
         ids = [self.ids[pid] for pid in to] or None
-        self.store.publish("rqueue:control", ControlRequest("r", SCHEDULES_CHANGED, {}, ids, None).encode())
+        self.store.publish("rqueue:control", ControlRequest("r", LOOK, {}, ids, None).encode())
 
     def kill(self, pid: int) -> None:
         os.kill(pid, signal.SIGKILL)

@@ -13,7 +13,7 @@ import pytest
 from rqueue import RQueue
 from rqueue.cli.health import problem_of
 from rqueue.client.admin import Admin
-from rqueue.client.pauses import Pauses
+from rqueue.client.inspector import Inspector
 from rqueue.testing import moving_clock
 from rqueue.wire.message import Call
 from rqueue.worker.inflight import Phase
@@ -62,9 +62,9 @@ async def test_after_a_pause_nothing_starts_that_was_not_claimed(redis_url, unti
     it, or right after it. Nobody hears of it on the control channel: that is for speed only.
     """
 
-    async def say_nothing(_: Pauses) -> None: ...
+    async def say_nothing(_: Inspector) -> None: ...
 
-    monkeypatch.setattr(Pauses, "_tell", say_nothing)
+    monkeypatch.setattr(Inspector, "hint", say_nothing)
     apps = [RQueue(redis_url) for _ in range(4)]
     call = apps[0].session().broker._link.call
     names = apps[0].keys.queue("default").lists
