@@ -55,6 +55,7 @@ class Supervised:
     ) -> None:
         command = [*before, sys.executable, "-m", "rqueue", "worker", "--url", url, "--log-format", "json", *arguments]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RQUEUE_")}
+        environment.pop("PYTHONUNBUFFERED", None)  # as most machines are: what cannot be written stays in a buffer
         environment |= {"PYTHONPATH": str(ROOT), "ORACLE": str(directory / "oracle"), "RQUEUE_APP": "jobs:app"}
         self.process = subprocess.Popen(
             command,
