@@ -1,8 +1,7 @@
 """rqueue: the asyncio-native task queue for Python, built directly on Redis lists."""
 
 from rqueue.app import RQueue
-from rqueue.client.client import current_request
-from rqueue.client.context import Context, Request
+from rqueue.client.context import Context, Request, current_request
 from rqueue.client.events import Event, Events
 from rqueue.client.job import Job, JobInfo, SyncJob
 from rqueue.client.pauses import Pause, Resumed

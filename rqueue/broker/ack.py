@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,8 +9,9 @@ from rqueue.broker.calls import Calls, in_ms
 from rqueue.broker.link import Argument
 from rqueue.errors import BrokerError
 from rqueue.wire.keys import QueueKeys
+from rqueue.wire.state import State
 
-_RECORD = re.compile(rb'\{"state":"[A-Z]+"')
+_RECORDS = tuple(b'{"state":"%b"' % state.encode() for state in State)
 
 
 class Done(NamedTuple):
@@ -220,5 +220,5 @@ class Settling(Calls):
 
 def check_done(job: Done) -> None:
     """Refuse what would fail in the middle of a script: scripts do not roll back."""
-    if not (job.ttl == "" or (job.ttl.isascii() and job.ttl.isdigit())) or not _RECORD.match(job.record):
+    if not job.record.startswith(_RECORDS) or not ((job.ttl.isascii() and job.ttl.isdigit()) or job.ttl == ""):
         raise BrokerError(f"job {job.id}: a record begins with its state, and is kept for whole seconds ({job.ttl!r})")

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from rqueue.broker.broker import Enqueued, Known
 from rqueue.broker.endpoint import Endpoint
-from rqueue.client.context import CURRENT, Request
+from rqueue.client.context import current_request
 from rqueue.client.events import Event, Events, events_of
 from rqueue.client.job import Job, JobInfo, SyncJob
 from rqueue.client.listener import is_abandoned
@@ -582,7 +582,7 @@ class Client:
             TypeError, MessageTooLarge: it cannot be sent.
         """
         task, options = signature.task, signature.options
-        parent = CURRENT.get()
+        parent = current_request()
         queue = choose_queue(task.name, (options.queue, task.defaults.queue), self.config.routes)
         priority = choose_priority(options.priority, parent.priority if parent else None, task.defaults.priority)
         job_id = options.job_id or secrets.token_hex(16)
@@ -612,8 +612,3 @@ class Client:
             )
         due = (lock.due if lock else None) or options.due()
         return queue, Enqueued(job_id, options.job_id is not None, level, due, message, lock.wire if lock else "")
-
-
-def current_request() -> Request | None:
-    """The job that runs in this context, or None."""
-    return CURRENT.get()

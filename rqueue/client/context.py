@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final, NoReturn
 
 from rqueue.client.options import Seconds, epoch_ms, seconds
@@ -49,8 +50,17 @@ class Request:
     headers: Mapping[str, Any] = field(default_factory=dict)
 
 
-CURRENT: Final[ContextVar[Request | None]] = ContextVar("rqueue_request", default=None)
-"""The job that runs in this context, if any."""
+CURRENT: Final[ContextVar[Request | partial[Request] | None]] = ContextVar("rqueue_request", default=None)
+"""The job that runs in this context, if any; or how to find out, since most jobs never ask and it takes a while."""
+
+
+def current_request() -> Request | None:
+    """The job that runs in this context, or None."""
+    request = CURRENT.get()
+    if isinstance(request, partial):
+        request = request()
+        CURRENT.set(request)
+    return request
 
 
 class _Told:

@@ -25,6 +25,10 @@ MAX_TRACEBACK_CHARS: Final = 16_000
 """A traceback is cut to this many characters, from its beginning: its end says what happened."""
 
 
+_STATES: Final = {state.encode(): state.value for state in State}
+_PLAIN: Final = (str, int, orjson.Fragment)
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """What is kept of an exception.
@@ -47,7 +51,7 @@ class Failure:
         return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: each job makes one, and a frozen class takes four times as long
 class Record:
     """What is stored under a job's result key.
 
@@ -66,15 +70,14 @@ class Record:
 
     def encode(self) -> bytes:
         """The record's bytes."""
-        fields: dict[str, Any] = {"state": self.state.value}
+        fields: dict[str, Any] = {"state": self.state}
         if self.result is not None:
             fields["result"] = fragment(self.result)
         if self.failure is not None:
             fields |= self.failure.fields()
         for name, value in self.about.items():
             if value is not None:
-                ready = isinstance(value, str | int | orjson.Fragment)
-                fields[name] = value if ready else fragment(codec.dumps(value))
+                fields[name] = value if isinstance(value, _PLAIN) else fragment(codec.dumps(value))
         return orjson.dumps(fields)
 
 
@@ -95,7 +98,7 @@ def decode_record(data: bytes) -> dict[str, Any]:
 def state_of(record: bytes) -> str:
     """The state of a record that was made here, without reading the rest of it."""
     start = len(b'{"state":"')
-    return record[start : record.index(b'"', start)].decode()
+    return _STATES[record[start : record.index(b'"', start)]]
 
 
 def moved_to(record: bytes) -> str | None:

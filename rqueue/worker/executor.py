@@ -12,11 +12,12 @@ from functools import partial
 from typing import Any
 
 from rqueue.broker.broker import Broker
+from rqueue.client.options import TaskOptions
 from rqueue.client.registry import Registry
 from rqueue.client.task import Task
 from rqueue.config import Limits, WorkerConfig
 from rqueue.errors import BrokerError, BrokerUnavailable
-from rqueue.log import event
+from rqueue.log import LOGGER, event
 from rqueue.policy.clock import elapsed_s
 from rqueue.policy.rate import Rates
 from rqueue.policy.redelivery import is_suspect
@@ -25,7 +26,7 @@ from rqueue.wire.record import Failure
 from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
 from rqueue.worker.judge import Judge
 from rqueue.worker.lease import Lease
-from rqueue.worker.limits import Alarm, Limiter, cancel, limits_of
+from rqueue.worker.limits import Alarm, Limiter, TimeLimits, cancel, limits_of
 from rqueue.worker.observers import Observers
 from rqueue.worker.outcome import (
     Ack,
@@ -39,6 +40,7 @@ from rqueue.worker.outcome import (
     Revoked,
     Settlement,
     Snoozed,
+    Succeeded,
     Track,
     Unknown,
     Unreadable,
@@ -137,8 +139,9 @@ class Executor:
                     self._inflight.gone(job)  # the lease was lost meanwhile: it is no longer ours to start
             asyncio.get_running_loop().call_later(_PAUSE_S, self._inflight.signals.execute.set)
             return 0
+        loop = asyncio.get_running_loop()
         for job in batch:
-            job.task = asyncio.create_task(self._guarded(job), name=f"rqueue job {job.id}")
+            job.task = loop.create_task(self._run_job(job), name=f"rqueue job {job.id}")
         return len(batch)
 
     def close(self) -> None:
@@ -182,9 +185,9 @@ class Executor:
     def _startable(self) -> list[ClaimedJob]:
         """Take slots for the jobs that may start, the most urgent first."""
         inflight = self._inflight
-        batch: list[ClaimedJob] = []
         if self._is_stopping or not self._lease.may_start():
-            return batch
+            return []
+        batch = inflight.begin_unsuspected()
         while inflight.idle_slots > 0 and (job := inflight.exclusive or inflight.peek()) is not None:
             if inflight.exclusive is None and is_suspect(job.message.header.losses):
                 self._clear_the_way(job)
@@ -225,39 +228,73 @@ class Executor:
             event(logging.DEBUG, "start mark not confirmed", worker=self._lease.worker, error=str(error))
 
     async def _run_job(self, job: ClaimedJob) -> None:
+        """Run a job; an error of our own ends it as well: no slot is lost, and no claim is renewed for ever."""
+        try:
+            if (ready := self._ready(job)) is None:
+                return
+            call, task = ready
+            options = task.defaults
+            # Most jobs have nothing to tell Redis before they begin.
+            must_tell = job.unique or options.track_started or not options.acks_late
+            if must_tell and not await self._tell_redis(job, call, options):
+                return
+            self._tell(job, call, task)
+            limits = limits_of(call, options, self._config, self.overrides)
+            if limits is None:
+                outcome = await perform(job, call, task, self._pool, self._limits.max_message_bytes)
+            else:
+                outcome = await self._perform_within(limits, job, call, task)
+            self._end(job, outcome, call, task)
+        except asyncio.CancelledError:
+            if job.verdict is None:
+                raise  # at shutdown, which gives back what runs
+            self._end(job, job.verdict, None, None)  # cancelled before its function began, while Redis was asked
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is about this job
+            fields = describe(job) | {"error": repr(exc)}
+            event(logging.CRITICAL, "running a job failed in the worker itself", **fields)
+            if job.phase is Phase.RUNNING:
+                self._inflight.end(job, self._judge.failed(job, failure_of(exc), "failed"))
+
+    def _ready(self, job: ClaimedJob) -> tuple[Call, Task[Any, Any]] | None:
+        """A started job's call and task; None when it does not run, which is seen to."""
         job.started_s, job.started_ms = elapsed_s(), self._judge.now_ms()
         prepared = prepare(job, self._registry, job.started_ms)
         if (later := self._not_now(job, prepared)) is not None:
             self._inflight.put_off(job, later)
-            return
+            return None
         self._inflight.life.confirm()
-        if not isinstance(prepared, tuple):
-            self._end(job, prepared, None, None)
-            return
-        call, task = prepared
-        if job.unique and job.unique[0] == "start" and (later := await self._unlock(job, job.unique[1])) is not None:
-            self._inflight.put_off(job, later)
-            return
-        if not task.defaults.acks_late and not await self._settle_early(job, call):
-            self._forget(job)
-            return
-        if task.defaults.track_started and task.defaults.acks_late:
-            noted = self._inflight.note(job, Track(self._judge.started(job, call)))
-            if self._is_inline:
-                await noted  # the loop stands still while the function runs
+        if isinstance(prepared, tuple):
+            return prepared
+        self._end(job, prepared, None, None)
+        return None
+
+    def _tell(self, job: ClaimedJob, call: Call, task: Task[Any, Any]) -> None:
+        """Tell those here that it runs."""
         if task.is_bound:
             job.report = self._progress.reporter(job, call)
         if self._observers:
             self._observers.started(job, call, task)
-        event(logging.DEBUG, "job started", **describe(job))
-        limits = limits_of(call, task.defaults, self._config, self.overrides)
-        run = partial(perform, job, call, task, self._pool, self._limits.max_message_bytes)
-        if limits is None:
-            outcome = await run()
-        else:
-            with self._limiter.limiting(job, limits, partial(self._give_up, job, call, task)):
-                outcome = await run(is_soft=limits.soft_s is not None)
-        self._end(job, outcome, call, task)
+        if LOGGER.isEnabledFor(logging.DEBUG):
+            event(logging.DEBUG, "job started", **describe(job))
+
+    async def _tell_redis(self, job: ClaimedJob, call: Call, options: TaskOptions) -> bool:
+        """Tell Redis what it must know before the function begins; false when it does not run, which is seen to."""
+        if job.unique and job.unique[0] == "start" and (later := await self._unlock(job, job.unique[1])) is not None:
+            self._inflight.put_off(job, later)
+            return False
+        if not options.acks_late and not await self._settle_early(job, call):
+            self._forget(job)
+            return False
+        if options.track_started and options.acks_late:
+            noted = self._inflight.note(job, Track(self._judge.started(job, call)))
+            if self._is_inline:
+                await noted  # the loop stands still while the function runs
+        return True
+
+    async def _perform_within(self, limits: TimeLimits, job: ClaimedJob, call: Call, task: Task[Any, Any]) -> Outcome:
+        largest, is_soft = self._limits.max_message_bytes, limits.soft_s is not None
+        with self._limiter.limiting(job, limits, partial(self._give_up, job, call, task)):
+            return await perform(job, call, task, self._pool, largest, is_soft=is_soft)
 
     def _not_now(self, job: ClaimedJob, prepared: tuple[Call, Task[Any, Any]] | Outcome) -> Settlement | None:
         """What becomes of a job that may not run: it is cancelled, its task is paused or has been started too often."""
@@ -274,20 +311,6 @@ class Executor:
             job.seen["rate_limit"] = self.rates.text(name)
             return Defer(job.message.changed(id=job.id), wait_s)
         return None
-
-    async def _guarded(self, job: ClaimedJob) -> None:
-        """Run a job; an error of our own ends it as well: no slot is lost, and no claim is renewed for ever."""
-        try:
-            await self._run_job(job)
-        except asyncio.CancelledError:
-            if job.verdict is None:
-                raise  # at shutdown, which gives back what runs
-            self._end(job, job.verdict, None, None)  # cancelled before its function began, while Redis was asked
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it is about this job
-            fields = describe(job) | {"error": repr(exc)}
-            event(logging.CRITICAL, "running a job failed in the worker itself", **fields)
-            if job.phase is Phase.RUNNING:
-                self._inflight.end(job, self._judge.failed(job, failure_of(exc), "failed"))
 
     async def _unlock(self, job: ClaimedJob, lock: str) -> Settlement | None:
         """Give up the lock of a job that is unique until its start: what is enqueued from now on runs after it began.
@@ -336,7 +359,8 @@ class Executor:
         if job.verdict is not None:
             outcome = _judged(job.verdict, outcome)
         options = (task.defaults,) if task is not None else ()
-        job.seen |= _seen(outcome)
+        if not isinstance(outcome, Succeeded):
+            job.seen |= _seen(outcome)
         settlement = self._judge.decide(job, outcome, call, *options)
         if self._observers:
             self._observers.ended(job, outcome, settlement, call)

@@ -400,15 +400,18 @@ class Fetcher:
 
     async def _accept(self, arrived: list[Arrived]) -> None:
         """Take in claimed messages; those without an id are given one first, those that are none are buried."""
+        held: list[ClaimedJob] = []
         nameless: dict[int, list[tuple[ClaimedJob, bytes]]] = {}
         for keys, level, raw in arrived:
             job = self._read(keys, level, raw)
             if job is None:
                 continue
             if job.message.header.id is not None:
-                self._inflight.hold(job)
+                held.append(job)
             else:
                 nameless.setdefault(id(keys), []).append((job, raw))
+        if held:
+            self._inflight.hold(*held)
         for jobs in nameless.values():
             await self._adopt(jobs)
         for keys in self.paused & {keys for keys, _, _ in arrived} if self.paused else ():
@@ -416,17 +419,16 @@ class Fetcher:
 
     def _read(self, keys: QueueKeys, level: int, raw: bytes) -> ClaimedJob | None:
         """A claimed message as a job; None when it is none, and on its way to the dead letters."""
-        worker, rank = self._lease.worker, self._rank(keys) if level == MAIN else level
+        worker = self._lease.worker
         try:
             message = Message.parse(raw, level)
-            if message.header.level != MAIN:
-                rank = message.header.level
             job_id = message.header.id or Call.decode(message.body).id or secrets.token_hex(16)
         except MalformedMessage as exc:
-            bad = ClaimedJob(keys, worker, Message(raw, Header(level=level), raw), secrets.token_hex(16), rank)
+            bad = ClaimedJob(keys, worker, Message(raw, Header(level=level), raw), secrets.token_hex(16), level)
             bad.phase, bad.seen = Phase.SETTLING, {"error": str(exc)}
             self._inflight.settle(bad, self._judge.decide(bad, Unreadable("malformed", str(exc))))
             return None
+        rank = message.header.level or level or self._rank(keys)
         job = ClaimedJob(keys, worker, message, job_id, rank)
         if self._observers:
             self._observers.received(job)

@@ -43,6 +43,7 @@ class ClaimedJob:
         ticket: its number among the held jobs.
         held_s: since when it is held, on this machine's clock of elapsed time.
         started_s, started_ms: when it started, on this machine's clock of elapsed time, and on Redis's.
+        ended_s: when its run ended, on this machine's clock of elapsed time; 0 not yet.
         task: the running asyncio task.
         run: what of it runs and can be interrupted by more than a cancellation of its asyncio task.
         deadline_s: when its time is up, on this machine's clock of elapsed time; None never.
@@ -67,6 +68,7 @@ class ClaimedJob:
     held_s: float = 0.0
     started_s: float = 0.0
     started_ms: int | None = None
+    ended_s: float = 0.0
     task: asyncio.Task[None] | None = None
     run: Driven | FunctionRun | None = None
     deadline_s: float | None = None
@@ -199,18 +201,20 @@ class Inflight:
         """
         return self._questioned is not None and elapsed_s() < self.question_ends_s
 
-    def hold(self, job: ClaimedJob) -> None:
-        """Take in a claimed job."""
-        self._push(job)
+    def hold(self, *jobs: ClaimedJob) -> None:
+        """Take in claimed jobs."""
+        now = elapsed_s()
+        for job in jobs:
+            self._push(job, now)
+        self.signals.idle.clear()
         self.signals.execute.set()
 
-    def _push(self, job: ClaimedJob) -> None:
-        job.phase, job.ticket, job.held_s = Phase.HELD, next(self._number), elapsed_s()
+    def _push(self, job: ClaimedJob, now: float) -> None:
+        job.phase, job.ticket, job.held_s = Phase.HELD, next(self._number), now
         self._jobs.add(job)
         self.claimed += 1
         heapq.heappush(self._held[job.message.header.losses > 0], (-job.rank, job.ticket, job))
         self._held_count += 1
-        self.signals.idle.clear()
 
     def _is_held(self, entry: _Entry) -> bool:
         """False for what has left the heap's care: a job that was taken out and came back has a new ticket."""
@@ -229,6 +233,27 @@ class Inflight:
                 first = held[0]
         return None if first is None else first[2]
 
+    def begin_unsuspected(self) -> list[ClaimedJob]:
+        """Held jobs take the free slots, the most urgent first; none while one that has cost a worker is here.
+
+        What is left, if anything, is for :meth:`peek` and :meth:`begin`, which look at each job.
+        """
+        held, suspects = self._held
+        batch: list[ClaimedJob] = []
+        if suspects or self.exclusive is not None or self.life.is_spent():
+            return batch
+        left = self.life.left()
+        free = self.idle_slots if left is None else min(self.idle_slots, left)
+        while held and len(batch) < free:
+            entry = heapq.heappop(held)
+            if self._is_held(entry):
+                entry[2].phase = Phase.RUNNING
+                batch.append(entry[2])
+        self._held_count -= len(batch)
+        self.running += len(batch)
+        self.life.started += len(batch)
+        return batch
+
     def begin(self, job: ClaimedJob) -> None:
         """A held job takes a slot."""
         job.phase = Phase.RUNNING
@@ -244,7 +269,8 @@ class Inflight:
         self.running -= 1
         self.life.started -= 1
         self._open_to_others(job)
-        self._push(job)
+        self._push(job, elapsed_s())
+        self.signals.idle.clear()
 
     def end(self, job: ClaimedJob, settlement: Settlement) -> None:
         """A running job gives its slot back and is to be settled."""
@@ -252,7 +278,7 @@ class Inflight:
         self.running -= 1
         self._open_to_others(job)
         self.pace.ended(now - job.started_s, now)
-        job.seen["seconds"] = round(now - job.started_s, 4)
+        job.ended_s = now
         self.settle(job, settlement)
         self.signals.execute.set()
         self.signals.fetch.set()
@@ -368,4 +394,6 @@ def describe(job: ClaimedJob) -> dict[str, Any]:
     about: dict[str, Any] = {"id": job.id, "queue": job.keys.name, "worker": job.worker}
     if job.level != MAIN:
         about["priority"] = job.level
+    if job.ended_s:
+        about["seconds"] = round(job.ended_s - job.started_s, 4)
     return about | job.seen

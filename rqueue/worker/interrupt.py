@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
 from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 from typing import Any, Final
 
@@ -202,7 +202,7 @@ class FunctionRun:
         args, kwargs: its arguments.
     """
 
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
         # A cache keeps the value before another bytecode runs: what interrupts just after the function takes nothing.
         self._once = functools.cache(call)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final
 
 from rqueue.client.options import TaskOptions, seconds
@@ -41,6 +42,7 @@ from rqueue.worker.outcome import (
 from rqueue.worker.perform import failure_of
 
 _NO_TASK = TaskOptions()
+_NO_CALL = Call("")
 _NO_FIELDS: Final[Mapping[str, bytes | None]] = {}
 RETRY_RECORD_TTL_S = 86_400
 
@@ -126,8 +128,7 @@ class Judge:
 
     def ttl(self, options: TaskOptions) -> str:
         """How long the record is kept, as the scripts take it."""
-        ttl_s = options.ttl_s(self.limits.result_ttl_s)
-        return "" if ttl_s is None else str(math.ceil(ttl_s))
+        return _whole_seconds(options.ttl_s(self.limits.result_ttl_s))
 
     def _succeeded(self, job: ClaimedJob, result: bytes, call: Call | None, options: TaskOptions) -> Settlement:
         if options.ignore_result:
@@ -229,21 +230,27 @@ class Judge:
         moved: str | None = None,
     ) -> bytes:
         header = job.message.header
+        call = call or _NO_CALL
         about: dict[str, Any] = {
-            "task": call.task if call else None,
+            "task": call.task or None,
             "worker": job.worker,
             "retries": header.retries or None,
             "losses": header.losses or None,
-            "enqueued": call.enqueued if call else None,
+            "enqueued": call.enqueued,
             "started": job.started_ms,
             "finished": None if state is State.STARTED else self.now_ms(),
-            "parent_id": call.parent_id if call else None,
-            "root_id": call.root_id if call else None,
-            "history": (call.history or None) if call else None,
+            "parent_id": call.parent_id,
+            "root_id": call.root_id,
+            "history": call.history or None,
             "moved": moved,
             "progress": None if job.progress is None else fragment(job.progress),
         }
         return Record(state, result, failure, about).encode()
+
+
+@lru_cache
+def _whole_seconds(ttl_s: float | None) -> str:
+    return "" if ttl_s is None else str(math.ceil(ttl_s))
 
 
 def _last_failure(call: Call | None) -> Failure | None:

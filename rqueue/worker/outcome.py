@@ -12,7 +12,7 @@ from rqueue.wire.record import Failure
 # How a run ended
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: each job makes one, and a frozen class takes four times as long
 class Succeeded:
     """The task returned this value, as JSON."""
 
@@ -105,7 +105,7 @@ Outcome = (
 # What is to be done
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, as Succeeded
 class Ack:
     """Settle; keep the record for ``ttl`` ('' for ever, '0' not at all, else seconds).
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor as ThreadPool
+from functools import partial
 from typing import Any
 
 from rqueue.client.context import CURRENT, Context, Request
@@ -36,6 +37,9 @@ from rqueue.worker.outcome import (
     Unreadable,
     WantsRetry,
 )
+
+_VALUES = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
+"""What most tasks return, and nobody awaits."""
 
 
 def prepare(job: ClaimedJob, registry: Registry, now_ms: int) -> tuple[Call, Task[Any, Any]] | Outcome:
@@ -94,19 +98,20 @@ async def perform(
         max_result_bytes: a larger value, or message of a retry with other arguments, fails the job.
         is_soft: it has a soft time limit: a coroutine is run so that it can be told.
     """
-    request = request_of(job, call, task)
-    CURRENT.set(request)  # this asyncio task's own context: it ends with it
-    args = (Context(request, job.report), *call.args) if task.is_bound else tuple(call.args)
+    args = _introduced(job, call, task)
     kwargs = dict(call.kwargs or {})
     try:
         if task.needs:
             kwargs |= await task.provide(kwargs)
         if task.is_coroutine:
-            value = await _told(job, task.function(*args, **kwargs), is_soft=is_soft)
+            awaitable = task.function(*args, **kwargs)
+            value = await (_told(job, awaitable) if is_soft else awaitable)
         else:
             value = await _in_thread(job, threads, task.function, args, kwargs)
-        if inspect.isawaitable(value):  # a plain function that gives one back: a partial, a lambda, a wrapper
-            value = await _told(job, value, is_soft=is_soft)
+        if type(value) not in _VALUES and inspect.isawaitable(
+            value
+        ):  # a plain function that gives one back: a partial, a lambda, a wrapper
+            value = await (_told(job, value) if is_soft else value)
         return Succeeded(_encode(value, max_result_bytes))
     except Retry as signal:
         return _wants_retry(job, signal, call, task, max_result_bytes)
@@ -119,6 +124,16 @@ async def perform(
     except BaseException as exc:
         # SystemExit and KeyboardInterrupt too: a unit of work ends itself, never the worker.
         return Failed(exc, failure_of(exc))
+
+
+def _introduced(job: ClaimedJob, call: Call, task: Task[Any, Any]) -> Sequence[Any]:
+    """Make the job known in this asyncio task's own context, which ends with it; its positional arguments."""
+    if not task.is_bound:
+        CURRENT.set(partial(request_of, job, call, task))
+        return call.args
+    request = request_of(job, call, task)
+    CURRENT.set(request)
+    return (Context(request, job.report), *call.args)
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -179,10 +194,8 @@ def _encode(value: Any, max_bytes: int) -> bytes:
     return data
 
 
-def _told(job: ClaimedJob, awaitable: Awaitable[Any], *, is_soft: bool) -> Awaitable[Any]:
-    """What to await: a job without a soft limit pays nothing for those that have one."""
-    if not is_soft:
-        return awaitable
+def _told(job: ClaimedJob, awaitable: Awaitable[Any]) -> Awaitable[Any]:
+    """What to await so that the job can be told that its soft limit is over."""
     job.run = driven = Driven(awaitable, lambda: job.is_interrupted or job.verdict is not None)
     return driven
 
@@ -191,7 +204,7 @@ async def _in_thread(
     job: ClaimedJob,
     threads: ThreadPool | None,
     function: Callable[..., Any],
-    args: tuple[Any, ...],
+    args: Sequence[Any],
     kwargs: dict[str, Any],
 ) -> Any:
     """Run a function in a thread, in this context; whatever it raises comes back as data first.

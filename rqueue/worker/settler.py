@@ -17,7 +17,7 @@ from rqueue.broker.broker import Broker, Done, Enqueued
 from rqueue.client.stops import cancel, forget
 from rqueue.config import Limits
 from rqueue.errors import BrokerError, BrokerUnavailable
-from rqueue.log import event
+from rqueue.log import LOGGER, event
 from rqueue.wire.message import Call
 from rqueue.wire.record import Failure, state_of
 from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
@@ -38,6 +38,10 @@ _MOVE_PAUSE_S = 10.0
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _REFUSED_PAUSE_S = 5.0
+
+_LOST, _DROPPED, _PUT_OFF = b"023"
+_JOB_ENDS = (Ack, Bury, Revoke)
+_RUN_ENDS = (Ack, Bury, Defer, Revoke)
 
 Item = tuple[ClaimedJob, Settlement, "asyncio.Future[bool] | None"]
 
@@ -142,7 +146,7 @@ class Settler:
         except Exception as exc:  # noqa: BLE001 - an error of our own: no slot, waiter or drain may hang on it
             event(logging.CRITICAL, "settling failed in the worker itself", error=repr(exc))
             for item in batch:
-                self._close(item, ord("0"))
+                self._close(item, _LOST)
         finally:
             self._lanes[key].append(lane)
             self._inflight.signals.settle.set()
@@ -163,7 +167,7 @@ class Settler:
                 return
             else:
                 for index, item in enumerate(batch):
-                    self._close(item, answer[index] if answer is not None else ord("0"))
+                    self._close(item, answer[index] if answer is not None else _LOST)
                 if any(job.unique is not None for job, _, _ in batch):
                     await self._unlock(batch)
                 return
@@ -173,7 +177,7 @@ class Settler:
         ended = [
             (job.unique[1], job.id)
             for job, settlement, future in batch
-            if job.unique is not None and future is None and isinstance(settlement, Ack | Bury | Revoke)
+            if job.unique is not None and future is None and isinstance(settlement, _JOB_ENDS)
         ]
         if ended:
             try:
@@ -264,7 +268,7 @@ class Settler:
         ((job, settlement, future),) = batch
         event(logging.ERROR, "redis refused to settle", **(describe(job) | {"error": str(error)}))
         if isinstance(settlement, Track) or future is not None:
-            self._close(batch[0], ord("0"))
+            self._close(batch[0], _LOST)
         elif isinstance(settlement, Transfer):  # the other queue may be full, or no list: this one has the job
             await self._send(lane, [(job, Defer(job.message.changed(id=job.id), _MOVE_PAUSE_S), None)])
         elif isinstance(settlement, Ack | Defer):
@@ -277,7 +281,7 @@ class Settler:
 
     def _close(self, item: Item, mark: int) -> None:
         job, settlement, future = item
-        owned = mark != ord("0")
+        owned = mark != _LOST
         if future is not None:
             if not future.done():
                 future.set_result(owned)
@@ -288,19 +292,20 @@ class Settler:
             self.lost += 1
             event(logging.WARNING, "claim lost", **describe(job), was=_name(settlement).lower())
             return
-        if mark == ord("3"):
+        if mark == _PUT_OFF:
             return  # put off, and said so
         is_quiet = isinstance(settlement, Defer) and settlement.is_quiet
-        if isinstance(settlement, Ack | Bury | Defer | Revoke) and settlement.record and not is_quiet:
+        if isinstance(settlement, _RUN_ENDS) and settlement.record and not is_quiet:
             self.ended[job.seen.get("task", ""), state_of(settlement.record)] += 1
             self.total += 1
-        if mark == ord("2"):
+        if mark == _DROPPED:
             self.dropped += 1
             event(logging.WARNING, "redis is full, result dropped", **describe(job))
         if self._observers:
             self._observers.settled(job, settlement)
         level, text = _news(job, settlement)
-        event(level, text, **describe(job))
+        if LOGGER.isEnabledFor(level):
+            event(level, text, **describe(job))
 
 
 _WORDS = {
@@ -316,7 +321,7 @@ _WORDS = {
 
 def _news(job: ClaimedJob, settlement: Settlement) -> tuple[int, str]:
     """How loud a settled job is, and in which words."""
-    level, text = _WORDS[_name(settlement)]
+    level, text = _WORDS[type(settlement).__name__]
     if isinstance(settlement, Ack) and "error" in job.seen:
         return logging.INFO if settlement.is_expected else logging.ERROR, "job failed"
     if isinstance(settlement, Defer) and settlement.is_quiet:
@@ -331,5 +336,5 @@ def _name(settlement: Settlement) -> str:
 
 
 def _done(job: ClaimedJob, settlement: Settlement, _: object) -> Done:
-    assert isinstance(settlement, Ack | Bury | Revoke)
+    assert isinstance(settlement, _JOB_ENDS)
     return Done(job.message.raw, job.id, settlement.record, settlement.ttl)
