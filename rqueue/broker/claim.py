@@ -75,7 +75,8 @@ class Claiming(Calls):
             return None
         now, due, flat, stops = reply
         self.clock.observe(now)
-        messages = [Claimed(*flat[index : index + 3]) for index in range(0, len(flat), 3)]
+        taken = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+        messages = [Claimed(queue, level, raw) for queue, level, raws in taken for raw in raws]
         return Claim(None if due < 0 else due, messages, tuple(_stopped(*each) for each in stops))
 
     async def block(self, keys: QueueKeys, worker: str, timeout_s: float) -> bytes | None:

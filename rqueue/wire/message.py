@@ -28,6 +28,7 @@ _HEADER = re.compile(rb"1 (-|[1-9]|10) (\d{1,9}) (\d{1,9}) (\d{1,15}) ([!-~]{1,1
 _UNTOUCHED = re.compile(rb"1 (-|[1-9]|10) 0 0 0 (?!- )([!-~]{1,128}) (?=\s*\{)")
 """The header of a job that nothing has happened to yet, as nearly all have."""
 
+_NO_KWARGS: Final[dict[str, Any]] = {}
 _ORDINARY: Final = frozenset({"task", "args", "kwargs", "enqueued"})
 _KNOWN: Final = frozenset(
     {
@@ -258,7 +259,7 @@ class Call:
             raise MalformedMessage(f"not JSON: {exc}") from None
         if not isinstance(fields, dict):
             raise MalformedMessage(f"a JSON object is needed, got a {type(fields).__name__}")
-        task, args, kwargs = fields.get("task"), fields.get("args", []), fields.get("kwargs", {})
+        task, args, kwargs = fields.get("task"), fields.get("args", []), fields.get("kwargs", _NO_KWARGS)
         if not isinstance(task, str) or not task:
             raise MalformedMessage("'task' must be a task's name")
         if not isinstance(args, list):

@@ -26,7 +26,7 @@ MAX_TRACEBACK_CHARS: Final = 16_000
 
 
 _STATES: Final = {state.encode(): state.value for state in State}
-_PLAIN: Final = (str, int, orjson.Fragment)
+_PLAIN: Final = frozenset({str, int, orjson.Fragment})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Record:
             fields |= self.failure.fields()
         for name, value in self.about.items():
             if value is not None:
-                fields[name] = value if isinstance(value, _PLAIN) else fragment(codec.dumps(value))
+                fields[name] = value if type(value) in _PLAIN else fragment(codec.dumps(value))
         return orjson.dumps(fields)
 
 

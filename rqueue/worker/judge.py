@@ -231,20 +231,17 @@ class Judge:
     ) -> bytes:
         header = job.message.header
         call = call or _NO_CALL
-        about: dict[str, Any] = {
-            "task": call.task or None,
-            "worker": job.worker,
-            "retries": header.retries or None,
-            "losses": header.losses or None,
-            "enqueued": call.enqueued,
-            "started": job.started_ms,
-            "finished": None if state is State.STARTED else self.now_ms(),
-            "parent_id": call.parent_id,
-            "root_id": call.root_id,
-            "history": call.history or None,
-            "moved": moved,
-            "progress": None if job.progress is None else fragment(job.progress),
-        }
+        about: dict[str, Any] = {"task": call.task or None, "worker": job.worker}
+        if header.retries or header.losses:
+            about |= {"retries": header.retries or None, "losses": header.losses or None}
+        about["enqueued"], about["started"] = call.enqueued, job.started_ms
+        about["finished"] = None if state is State.STARTED else self.now_ms()
+        if call.root_id is not None or call.parent_id is not None:
+            about |= {"parent_id": call.parent_id, "root_id": call.root_id}
+        if call.history or moved is not None:
+            about |= {"history": call.history or None, "moved": moved}
+        if job.progress is not None:
+            about["progress"] = fragment(job.progress)
         return Record(state, result, failure, about).encode()
 
 

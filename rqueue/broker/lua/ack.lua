@@ -25,15 +25,14 @@ if not redis.call('ZSCORE', workers, worker) then return false end
 -- Refused at maxmemory, and changes nothing otherwise; what follows an LREM is never refused.
 local probe = redis.pcall('SETRANGE', KEYS[7], 0, '')
 local full = type(probe) == 'table' and string.find(probe.err, 'OOM', 1, true)
-local out, states, announced = {}, {}, {}
+local out, states, announced, ended = {}, {}, {}, {}
 for i = 4, #ARGV, 4 do
   local message, id, record, ttl = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local owned = redis.call('LREM', processing, -1, message)
   if owned == 1 then
     local result, state = KEYS[7 + (i - 4) / 4], string.match(record, '^{"state":"(%u+)"')
     if state ~= 'STARTED' then -- with acks_late=False the job runs from now on, and its id stays taken until record
-      redis.call('SREM', jobs, id)
-      redis.call('SREM', started, id)
+      ended[#ended + 1] = id
       states[state] = (states[state] or 0) + 1
     end
     announced[#announced + 1] = { result, record }
@@ -49,6 +48,10 @@ for i = 4, #ARGV, 4 do
     end
   end
   out[#out + 1] = owned
+end
+for i = 1, #ended, 5000 do -- unpack takes 7,999 at most
+  redis.call('SREM', jobs, unpack(ended, i, math.min(i + 4999, #ended)))
+  redis.call('SREM', started, unpack(ended, i, math.min(i + 4999, #ended)))
 end
 for state, n in pairs(states) do redis.call('HINCRBY', counts, state, n) end
 redis.call('EXPIRE', counts, 86400)

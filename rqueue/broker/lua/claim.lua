@@ -4,7 +4,7 @@
 -- ARGV[1] worker, ARGV[2] lease in ms, ARGV[3] messages wanted, ARGV[4] bytes wanted
 -- ARGV[5] which queue comes first among lists of the same rank: changes with every claim, so that none is starved
 -- ARGV[6..] for each queue the rank of its main list
--- returns false, when the worker is not registered | {now, due, {queue, level, message, queue, level, message, …}, stops}
+-- returns false, when the worker is not registered | {now, due, {queue, level, {messages}, queue, level, …}, stops}
 --         due: ms until the first scheduled job of any queue, -1 when there is none
 --         stops: for each queue that has some {queue, 1 if it is paused, {paused tasks}, {ids of these that are revoked}}
 --
@@ -28,26 +28,25 @@ for q = 0, queues - 1 do
   for i = 12, 21 do names[i] = s end
   local found = redis.call('EXISTS', unpack(names))
   some[q] = found % 11 > 0
-  if found >= 11 then stops[#stops + 1] = { q, 0, redis.call('ZRANGEBYLEX', s, '[task:', '(task;'), {} } end
   paused[q] = found >= 11 and (redis.call('ZSCORE', s, 'queue') or redis.call('ZSCORE', s, 'all'))
+  local tasks = found >= 11 and redis.call('ZRANGEBYLEX', s, '[task:', '(task;')
+  if tasks then stops[#stops + 1] = { q, paused[q] and 1 or 0, tasks, {} } end
 end
 local function take(q, level)
-  local processing, list = KEYS[q * 15 + 1], KEYS[q * 15 + 4 + level]
+  local processing, list, taken, n = KEYS[q * 15 + 1], KEYS[q * 15 + 4 + level], {}, 0
   while want > 0 and budget > 0 and not paused[q] do
     local message = redis.pcall('RPOPLPUSH', list, processing)
-    if type(message) ~= 'string' then return end
+    if type(message) ~= 'string' then break end
     if message == '' then
       redis.call('LPOP', processing)
     else
       local object = level > 0 and string.match(message, '^%s*({.*)$')
-      if object then
-        message = '1 ' .. level .. ' 0 0 0 - ' .. object
-        redis.call('LSET', processing, 0, message)
-      end
-      want, budget = want - 1, budget - #message
-      out[#out + 1], out[#out + 2], out[#out + 3] = q, level, message
+      message = object and '1 ' .. level .. ' 0 0 0 - ' .. object or message
+      if object then redis.call('LSET', processing, 0, message) end
+      want, budget, n, taken[n + 1] = want - 1, budget - #message, n + 1, message
     end
   end
+  if n > 0 then out[#out + 1], out[#out + 2], out[#out + 3] = q, level, taken end
 end
 for level = 10, 1, -1 do
   for i = 0, queues - 1 do
@@ -65,10 +64,11 @@ for q = 0, queues - 1 do
   if left and redis.call('EXISTS', KEYS[k + 4]) == 0 then redis.call('LPUSH', KEYS[k + 4], '') end
 end
 for _, stop in ipairs(stops) do
-  if paused[stop[1]] then stop[2] = 1 end
   for i = 1, #out, 3 do
-    local id = out[i] == stop[1] and string.match(out[i + 2], '^1 %S+ %d+ %d+ %d+ (%S+) ')
-    if id and redis.call('ZSCORE', KEYS[stop[1] * 15 + 15], 'job:' .. id) then table.insert(stop[4], id) end
+    for _, message in ipairs(out[i] == stop[1] and out[i + 2] or {}) do
+      local id = string.match(message, '^1 %S+ %d+ %d+ %d+ (%S+) ')
+      if id and redis.call('ZSCORE', KEYS[stop[1] * 15 + 15], 'job:' .. id) then table.insert(stop[4], id) end
+    end
   end
 end
 return { now, due, out, stops }
