@@ -68,7 +68,7 @@ class Contender:
 
     name: ClassVar[str]
     environment: ClassVar[str]
-    """``<environment>`` is made of ``benchmarks/requirements/<environment>.txt``; ``rqueue`` is the repository's own."""
+    """Its requirements are ``benchmarks/requirements/<environment>.txt``; ``rqueue`` is the repository's own."""
     package: ClassVar[str]
     """The distribution whose version is recorded."""
     settings: ClassVar[str]
@@ -108,6 +108,10 @@ class Contender:
 
     def result(self, handle: Any, timeout: float) -> Any:
         """Wait for a job's result, the fastest way that it documents, and return it."""
+        raise NotImplementedError
+
+    def backlog(self, count: int) -> Any:
+        """Have that many no-ops wait, as fast as can be: only with ``backlog`` among the workloads."""
         raise NotImplementedError
 
     def left(self) -> Any:
