@@ -99,7 +99,8 @@ class Gevent(Celery):
     rate = 400
     settings = (
         f"gevent, as many as the concurrency, default prefetch ({DOCS}/concurrency/gevent.html), "
-        f"result_backend_thread_safe, else each greenlet connects on its own ({DOCS}/configuration.html), {WORKER}"
+        f"result_backend_thread_safe, else each greenlet connects on its own ({DOCS}/configuration.html), "
+        f"max_connections above the concurrency, else acks fail, {WORKER}"
     )
 
 
