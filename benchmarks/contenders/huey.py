@@ -19,7 +19,7 @@ class Huey(Contender):
     rate = 2500
     workloads = HEADLINE - {"enqueue-bulk"}  # its map() enqueues one by one
     settings = (
-        f"RedisHuey, -k greenlet, as many as the concurrency, gevent's patches, no periodic tasks ({DOCS}/consumer.html), "
+        f"RedisHuey, -k greenlet, as many as the concurrency, --no-periodic ({DOCS}/consumer.html), "
         f"for round trips notify_result ({DOCS}/guide.html), no ack, pickle, results in Redis"
     )
 
