@@ -1,7 +1,7 @@
 """What every contender's tasks do, so that all do the same. Standard library only.
 
-A body writes when it ran, when it was enqueued and in which process to the file that BENCH_RECORD names: one write of 20
-bytes, the same for every contender. Appends of that size are whole, so all processes write to one file.
+A body writes when it ran, when it was enqueued and in which process to the file that BENCH_RECORD names: one write of
+20 bytes, the same for every contender. Appends of that size are whole, so all processes write to one file.
 """
 
 from __future__ import annotations

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -24,6 +25,7 @@ from benchmarks.measure import Records, send, tree
 from rqueue.embedded import EmbeddedServer
 
 START_S = 40.0
+ASK_S = 60.0
 FIRST_POLL_S, POLL_S = 0.005, 0.02
 LOG_TAIL = 2000
 
@@ -72,11 +74,11 @@ class Stage:
         """Have the producer do something."""
         assert self._producer.stdin is not None
         assert self._producer.stdout is not None
-        try:
+        with suppress(BrokenPipeError):  # then there is no answer either
             self._producer.stdin.write(json.dumps({"do": do, **request}).encode() + b"\n")
             self._producer.stdin.flush()
-        except BrokenPipeError:
-            pass  # then there is no answer either
+        if not select.select([self._producer.stdout], [], [], ASK_S)[0]:
+            raise self.failed(f"no answer to {do} in {ASK_S:.0f} s")
         answer = self._producer.stdout.readline()
         if not answer:
             raise self.failed(f"the producer ended at {do}")
