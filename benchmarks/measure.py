@@ -149,9 +149,10 @@ def spread(values: Sequence[float]) -> tuple[float, float, float]:
 
 def _stat(pid: int) -> list[str] | None:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
+    return None if fields[0] == "Z" else fields  # it has ended, and its parent has not looked yet
 
 
 def _status_kib(pid: int, name: str) -> int:

@@ -28,15 +28,26 @@ def color(name: str) -> str:
     return OURS if name == "rqueue" else FLOOR if name.startswith("floor-") else PEER
 
 
-def bars(axes: Axes, results: Results, workload: str, value: str, title: str, *, fewest_first: bool = False) -> None:
-    """A bar for each contender, the best on top, with the spread; on a logarithmic axis, since orders differ."""
+def shown(value: float) -> str:
+    """A figure beside its dot."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def dots(axes: Axes, results: Results, workload: str, value: str, title: str, *, fewest_first: bool = False) -> None:
+    """A dot for each contender, the best on top, with the spread; on a logarithmic axis, since orders differ."""
     found = {name: spread for name in results.names(workload) if (spread := results.spread(name, workload, value))}
     names = sorted(found, key=lambda name: found[name].median, reverse=fewest_first)
     middle = [found[name].median for name in names]
     low = [found[name].median - found[name].least for name in names]
     high = [found[name].greatest - found[name].median for name in names]
-    axes.barh(names, middle, xerr=[low, high], color=[color(name) for name in names], error_kw={"lw": 1, "capsize": 2})
+    for row, name in enumerate(names):
+        spread = [[low[row]], [high[row]]]
+        axes.errorbar(middle[row], row, xerr=spread, fmt="o", color=color(name), capsize=3)
+        axes.annotate(shown(middle[row]), (middle[row], row), (0, 6), textcoords="offset points", fontsize=7)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.7, len(names) - 0.3)
     axes.set_xscale("log")
+    axes.margins(x=0.1)
     axes.set_title(title, fontsize=10)
     axes.tick_params(labelsize=8)
     axes.grid(axis="x", alpha=0.3)
@@ -46,7 +57,7 @@ def draw_rates(results: Results) -> Figure:
     """How many tasks a second."""
     figure = Figure(figsize=(11, 9), layout="constrained")
     for axes, (workload, title) in zip(figure.subplots(2, 2).flat, RATES.items(), strict=True):
-        bars(axes, results, workload, "rate", f"{title} (tasks/s)")
+        dots(axes, results, workload, "rate", f"{title} (tasks/s)")
     return figure
 
 
@@ -54,10 +65,10 @@ def draw_trips(results: Results) -> Figure:
     """How long a round trip takes, and what a task costs."""
     figure = Figure(figsize=(11, 9), layout="constrained")
     first, second, third, fourth = figure.subplots(2, 2).flat
-    bars(first, results, "round-trip", "p50_ms", "round trip, median (ms)", fewest_first=True)
-    bars(second, results, "round-trip", "p99_ms", "round trip, p99 (ms)", fewest_first=True)
-    bars(third, results, "drain", "cpu_us", "CPU of the worker for a no-op (µs)", fewest_first=True)
-    bars(fourth, results, "drain", "redis_cpu_us", "CPU of Redis for a no-op (µs)", fewest_first=True)
+    dots(first, results, "round-trip", "p50_ms", "round trip, median (ms)", fewest_first=True)
+    dots(second, results, "round-trip", "p99_ms", "round trip, p99 (ms)", fewest_first=True)
+    dots(third, results, "drain", "cpu_us", "CPU of the worker for a no-op (µs)", fewest_first=True)
+    dots(fourth, results, "drain", "redis_cpu_us", "CPU of Redis for a no-op (µs)", fewest_first=True)
     return figure
 
 

@@ -172,7 +172,8 @@ class Stage:
             send(living, signal.SIGSTOP)
         send(living, signal.SIGKILL)
         for each in started:
-            each.wait()
+            with suppress(BrokenPipeError), each:  # closes its pipes, and waits; a request may be unsent
+                pass
 
 
 def machine() -> dict[str, str]:
