@@ -22,6 +22,7 @@ from benchmarks.contenders import find_contenders
 
 BULK = 1000
 CALLERS = 100
+SENDERS = 4  # threads that send a steady load: more would only wait for the interpreter
 PATIENCE_S = 30.0
 
 Answer = dict[str, Any]
@@ -122,10 +123,11 @@ class Asynchronous:
 
 
 class Synchronous:
-    """The same for a contender whose calls are plain ones: 100 callers are 100 threads."""
+    """The same for a contender whose calls are plain ones: 100 callers are 100 threads, which stay."""
 
     def __init__(self, contender: Contender) -> None:
         self._contender = contender
+        self._threads = ThreadPoolExecutor(CALLERS)
 
     def fill(self, task: str, count: int, payload: int = 0, spread: list[str] | None = None) -> Answer:
         """Have so many jobs wait, the fastest way there is; spread over queues and ten priorities if asked."""
@@ -137,7 +139,7 @@ class Synchronous:
                 contender.enqueue(task, time.time(), text, **chosen)
 
         if spread or "enqueue-bulk" not in contender.workloads:
-            _in_threads(caller, list(range(CALLERS)))
+            list(self._threads.map(caller, range(CALLERS)))
         else:
             for first in range(0, count, BULK):
                 contender.enqueue_many(task, [(time.time(), text)] * min(BULK, count - first))
@@ -165,7 +167,7 @@ class Synchronous:
         elif how == "one":
             caller(0, count)
         else:
-            _in_threads(lambda number: caller(number, _share(count, number)), list(range(CALLERS)))
+            list(self._threads.map(lambda number: caller(number, _share(count, number)), range(CALLERS)))
         return {"count": sum(done), "seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
 
     def trips(self, seconds: float, count: int) -> Answer:
@@ -179,18 +181,22 @@ class Synchronous:
 
     def load(self, rate: float, seconds: float, seed: int) -> Answer:
         """Enqueue at the moments of a Poisson process, whatever becomes of the jobs: how late the calls were."""
-        late = []
+        late: list[float] = []
 
         def call(due: float) -> None:
             late.append(time.perf_counter() - start - due)
             self._contender.enqueue("noop", time.time())
 
-        with ThreadPoolExecutor(CALLERS) as pool:
+        arrivals = _arrivals(rate, seconds, seed)
+        with ThreadPoolExecutor(SENDERS) as senders:
             start = time.perf_counter()
-            for due in _arrivals(rate, seconds, seed):
+            calls = []
+            for due in arrivals:
                 while (wait := due - (time.perf_counter() - start)) > 0:
                     time.sleep(wait)
-                pool.submit(call, due)
+                calls.append(senders.submit(call, due))
+        for each in calls:
+            each.result()
         return {"count": len(late), "late": _tail(late), "seconds": time.perf_counter() - start}
 
     def left(self) -> Answer:
@@ -207,14 +213,6 @@ def _arrivals(rate: float, seconds: float, seed: int) -> list[float]:
 
 def _tail(values: list[float]) -> float:
     return sorted(values)[int(len(values) * 0.99)] if values else 0.0
-
-
-def _in_threads(work: Callable[[int], None], numbers: list[int]) -> None:
-    threads = [threading.Thread(target=work, args=(number,)) for number in numbers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 def _serve(perform: Callable[[str, dict[str, Any]], Answer]) -> None:
