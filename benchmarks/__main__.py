@@ -34,13 +34,13 @@ def chosen_options(arguments: Sequence[str]) -> argparse.Namespace:
     options.add_argument("--workloads", metavar="NAME,…", help="only these")
     options.add_argument("--rounds", type=int, help="at most so many of each (5, quick 3)")
     options.add_argument("--minutes", type=float, help="begin no run after so long (38, quick 1.7)")
-    options.add_argument("--seconds", type=float, help="of steady work in a run (1.5, quick 0.6)")
+    options.add_argument("--seconds", type=float, help="of steady work in a run (1.5, quick 0.5)")
     options.add_argument("--name", help="of the files under benchmarks/results (full, or quick)")
     chosen = options.parse_args(arguments)
     chosen.name = chosen.name or ("quick" if chosen.quick else "full")
     chosen.rounds = chosen.rounds or (3 if chosen.quick else 5)
     chosen.minutes = chosen.minutes or (1.7 if chosen.quick else 38.0)
-    chosen.seconds = chosen.seconds or (0.6 if chosen.quick else 1.5)
+    chosen.seconds = chosen.seconds or (0.5 if chosen.quick else 1.5)
     if chosen.quick:
         chosen.contenders, chosen.workloads = chosen.contenders or QUICK_CONTENDERS, chosen.workloads or QUICK_WORKLOADS
     return chosen
