@@ -84,7 +84,7 @@ def main(arguments: Sequence[str]) -> None:
     start, chosen = time.monotonic(), chosen_options(arguments)
     contenders = pick(find_contenders(), chosen.contenders, "contender")
     workloads = pick({each.name: each for each in WORKLOADS}, chosen.workloads, "workload")
-    for environment in dict.fromkeys(each.environment for each in contenders):
+    for environment in dict.fromkeys([*(each.environment for each in contenders), "plots"]):
         environments.make(environment)
     results, path = describe(contenders), DIRECTORY / f"{chosen.name}.json"
 

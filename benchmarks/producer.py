@@ -94,7 +94,8 @@ class Asynchronous:
 
     async def trips(self, seconds: float, count: int) -> Answer:
         """Enqueue, wait for the result, again and again: how long each took."""
-        took, end = [], time.perf_counter() + seconds
+        took: list[float] = []
+        end = time.perf_counter() + seconds
         while len(took) < count and time.perf_counter() < end:
             start = time.perf_counter()
             await self._contender.result(await self._contender.enqueue("noop", time.time()), PATIENCE_S)
@@ -119,7 +120,7 @@ class Asynchronous:
 
     async def left(self) -> Answer:
         """What Redis holds."""
-        return vars(await self._contender.left())
+        return dict(vars(await self._contender.left()))
 
 
 class Synchronous:
@@ -172,7 +173,8 @@ class Synchronous:
 
     def trips(self, seconds: float, count: int) -> Answer:
         """Enqueue, wait for the result, again and again: how long each took."""
-        took, end = [], time.perf_counter() + seconds
+        took: list[float] = []
+        end = time.perf_counter() + seconds
         while len(took) < count and time.perf_counter() < end:
             start = time.perf_counter()
             self._contender.result(self._contender.enqueue("noop", time.time()), PATIENCE_S)
@@ -201,7 +203,7 @@ class Synchronous:
 
     def left(self) -> Answer:
         """What Redis holds."""
-        return vars(self._contender.left())
+        return dict(vars(self._contender.left()))
 
 
 def _arrivals(rate: float, seconds: float, seed: int) -> list[float]:

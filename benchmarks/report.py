@@ -131,7 +131,7 @@ def _about(results: Results) -> str:
     parts = [
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory']} of memory, {machine['system']}",
         f"{machine['server']}, Python {machine['python']}",
-        f"begun {results.begun}, {results.took_minutes:g} minutes",
+        f"begun {results.begun} with a load average of {machine['load']}, {results.took_minutes:g} minutes",
     ]
     if not results.is_complete:
         parts.append("**not all rounds were run in the time given**")

@@ -188,5 +188,6 @@ def machine() -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0))),
         "memory": first("/proc/meminfo", "MemTotal"),
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",
+        "load": Path("/proc/loadavg").read_text().split()[0],
         "python": sys.version.split()[0],
     }

@@ -201,7 +201,7 @@ def load_at(share: float) -> Callable[[Stage, Pace], dict[str, Values]]:
         jobs = sent["count"]
         in_time = stage.wait(lambda: stage.records.count() >= already + jobs, LATE_S)
         runs = stage.records.read(already)
-        values = quantiles_ms([max(0.0, run.at - run.sent) for run in runs])
+        values: Values = quantiles_ms([max(0.0, run.at - run.sent) for run in runs])
         values |= {"offered": share * capacity, "sent": jobs / sent["seconds"], "late_p99_ms": 1e3 * sent["late"]}
         if not in_time:
             values["mark"] = f"{len(runs)} of {jobs} ran"

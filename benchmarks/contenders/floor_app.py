@@ -55,7 +55,8 @@ async def drain(server: redis.asyncio.Redis) -> None:
                 continue
             calls = [orjson.loads(message) for message in messages]
             running = [asyncio.create_task(BODIES[call["task"]](*call["args"])) for call in calls]
-            keys, args = ["floor:claimed"], [RESULT_TTL_S]
+            keys: list[str] = ["floor:claimed"]
+            args: list[Any] = [RESULT_TTL_S]
             for message, call, task in zip(messages, calls, running, strict=True):
                 keys.append("floor:result:" + call["id"])
                 args += [message, orjson.dumps({"state": "SUCCESS", "result": await task})]

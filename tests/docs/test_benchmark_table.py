@@ -7,6 +7,7 @@ MACHINE = {
     "processor": "P",
     "cores": "2",
     "memory": "8 kB",
+    "load": "0.1",
     "system": "Linux 6",
     "server": "Valkey 9",
     "python": "3.11",
