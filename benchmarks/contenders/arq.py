@@ -19,7 +19,7 @@ class Arq(Contender):
     name = "arq"
     environment = "arq"
     package = "arq"
-    rate = 700
+    rate = 1000
     workloads = HEADLINE - {"enqueue-bulk"}  # it has no such call
     settings = f"poll_delay of worker and result 0.5 s, the default, which bounds the rate, {WORKER}"
     poll_s = 0.5

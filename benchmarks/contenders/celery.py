@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.contender import HEADLINE, Contender, Left, Setup
 
 DOCS = "docs.celeryq.dev/en/stable/userguide"
+ENQUEUE = frozenset({"enqueue-one", "enqueue-100", "enqueue-bulk"})  # the same whatever the worker's pool
 WORKER = (
     "late ack (task_acks_late, task_reject_on_worker_lost), JSON, results in Redis, "
     f"without gossip, mingle and heartbeat ({DOCS}/workers.html)"
@@ -51,7 +52,7 @@ class Celery(Contender):
         return self.app.tasks[task].apply_async((sent, payload) if payload else (sent,), **options)
 
     def enqueue_many(self, task: str, calls: list[tuple[float, str]]) -> None:
-        function = self.app.tasks[task]
+        function = self.app.tasks[task]  # with one producer; as a group each job subscribes twice, and takes longer
         with self.app.producer_or_acquire() as producer:
             for sent, payload in calls:
                 function.apply_async((sent, payload) if payload else (sent,), producer=producer)
@@ -73,7 +74,10 @@ class Prefork(Celery):
     prefetch = 64
     rate = 650
     workloads = HEADLINE - {"sleep-100", "sleep-1000"} | {"burn", "load", "payload", "priorities", "latency"}
-    settings = f"prefork -c 2, prefetch multiplier 64 ({DOCS}/optimizing.html), {WORKER}"
+    settings = (
+        f"prefork -c 2, prefetch multiplier 64 ({DOCS}/optimizing.html), bulk with one producer ({DOCS}/calling.html), "
+        f"{WORKER}"
+    )
 
     def slots(self, setup: Setup) -> int:  # noqa: ARG002
         return 2
@@ -85,8 +89,8 @@ class Threads(Celery):
     name = "celery-threads"
     pool = "threads"
     prefetch = 4
-    rate = 400
-    workloads = HEADLINE | {"threads"}
+    rate = 800
+    workloads = HEADLINE - ENQUEUE | {"threads"}
     settings = f"threads, as many as the concurrency, default prefetch ({DOCS}/concurrency/index.html), {WORKER}"
 
 
@@ -96,7 +100,8 @@ class Gevent(Celery):
     name = "celery-gevent"
     pool = "gevent"
     prefetch = 4
-    rate = 400
+    rate = 600
+    workloads = HEADLINE - ENQUEUE
     settings = (
         f"gevent, as many as the concurrency, default prefetch ({DOCS}/concurrency/gevent.html), "
         f"result_backend_thread_safe, else each greenlet connects on its own ({DOCS}/configuration.html), "

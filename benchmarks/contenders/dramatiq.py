@@ -16,11 +16,11 @@ class Dramatiq(Contender):
     environment = "shared"
     package = "dramatiq"
     asynchronous = False
-    rate = 1000
+    rate = 1200
     workloads = HEADLINE - {"enqueue-bulk"} | {"burn"}  # a group enqueues one by one
     settings = (
-        f"-p 2 -t 8, its default on two cores ({DOCS}/guide.html), for tasks that sleep -p 1 and as many threads as the "
-        "concurrency, ack after the body, JSON, the Results middleware with its Redis backend"
+        f"-p 2 -t 8, its default on two cores ({DOCS}/guide.html), for tasks that sleep -p 1 and as many threads as "
+        "the concurrency, ack after the body, JSON, the Results middleware with its Redis backend"
     )
 
     def command(self, setup: Setup) -> list[str]:

@@ -16,7 +16,7 @@ class Huey(Contender):
     environment = "shared"
     package = "huey"
     asynchronous = False
-    rate = 2500
+    rate = 2900
     workloads = HEADLINE - {"enqueue-bulk"}  # its map() enqueues one by one
     settings = (
         f"RedisHuey, -k greenlet, as many as the concurrency, --no-periodic ({DOCS}/consumer.html), "

@@ -16,7 +16,7 @@ class Rq(Contender):
     environment = "shared"
     package = "rq"
     asynchronous = False
-    rate = 500
+    rate = 400
     workloads = HEADLINE - {"sleep-100", "sleep-1000"}  # a hundred at once would be a hundred processes
     settings = (
         f"worker-pool -n 2, its default, SimpleWorker, which does not fork for each job ({DOCS}/workers, its notes on "

@@ -16,7 +16,7 @@ class Saq(Contender):
     name = "saq"
     environment = "shared"
     package = "saq"
-    rate = 1000
+    rate = 1500
     workloads = HEADLINE - {"enqueue-bulk"}  # it has no such call: its batch() is about cancelling
     settings = (
         f"concurrency as asked ({DOCS}/settings.html), orjson in place of json, uvloop, result by refresh(0.1), "

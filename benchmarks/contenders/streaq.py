@@ -15,7 +15,7 @@ class Streaq(Contender):
     name = "streaq"
     environment = "shared"
     package = "streaq"
-    rate = 1500
+    rate = 800
     settings = (
         f"concurrency as asked, prefetch the same by default, uvloop, coredis in optimized mode ({DOCS}/worker.html), "
         "no log line for each task, ack after the body, pickle, results in Redis for 5 minutes"

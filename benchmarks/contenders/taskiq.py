@@ -61,7 +61,7 @@ class TaskiqList(Taskiq):
 
     name = "taskiq-list"
     broker = "list"
-    rate = 1500
+    rate = 1100
     settings = f"ListQueueBroker, no ack, {WORKER}"
 
     async def unfinished(self) -> tuple[int, int]:
@@ -73,7 +73,7 @@ class TaskiqStream(Taskiq):
 
     name = "taskiq-stream"
     broker = "stream"
-    rate = 1000
+    rate = 1100
     settings = f"RedisStreamBroker, ack when the result is saved ({DOCS}/guide/cli.html), {WORKER}"
 
     async def unfinished(self) -> tuple[int, int]:
