@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ from benchmarks.stage import FIRST_POLL_S, POLL_S, START_S, Stage
 Values = dict[str, Any]
 MB = 1_000_000
 MOST_BYTES = 100 * MB  # of payloads in one run
-FEWEST = 200
+FEWEST, MOST_JOBS = 200, 200_000
 BACKLOG_SAMPLE = 50_000
 CLEAN_S = 5.0
 WARM_S = 0.5
@@ -125,7 +126,7 @@ def drain_together(stage: Stage, pace: Pace) -> dict[str, Values]:
     workers = stage.setup.workers
     stage.start_ready(workers)
     already = stage.records.count()
-    jobs = _jobs(stage, pace, None, share=min(workers, 4))
+    jobs = _jobs(stage, pace)
     stage.freeze()
     stage.ask("fill", task="noop", count=jobs)
     stage.thaw()
@@ -214,7 +215,7 @@ def payload_of(size: int) -> Callable[[Stage, Pace], dict[str, Values]]:
     """Jobs with a payload that comes back as the result: enqueued by 100 callers, then drained."""
 
     def run(stage: Stage, pace: Pace) -> dict[str, Values]:
-        jobs = min(_jobs(stage, pace, None), max(FEWEST, MOST_BYTES // size))
+        jobs = min(_jobs(stage, pace), max(FEWEST, MOST_BYTES // size))
         stage.ask("enqueue", how="100", count=FIRST_CALLS, payload=size)
         done = stage.ask("enqueue", how="100", count=jobs, payload=size)
         stage.start_worker()
@@ -226,7 +227,7 @@ def payload_of(size: int) -> Callable[[Stage, Pace], dict[str, Values]]:
 
 def priorities(stage: Stage, pace: Pace) -> dict[str, Values]:
     """No-ops spread over four queues and ten priorities."""
-    jobs = _jobs(stage, pace, None)
+    jobs = _jobs(stage, pace)
     stage.ask("fill", task="noop", count=jobs, spread=stage.setup.queues)
     stage.start_worker()
     return {stage.setup.workload: finish(stage, pace, jobs)}
@@ -234,7 +235,7 @@ def priorities(stage: Stage, pace: Pace) -> dict[str, Values]:
 
 def far_away(stage: Stage, pace: Pace) -> dict[str, Values]:
     """A drain by a worker to which Redis is a millisecond further away."""
-    jobs = _jobs(stage, pace, None)
+    jobs = _jobs(stage, pace)
     stage.ask("fill", task="noop", count=jobs)
     with _proxy(stage.setup.url) as url:
         stage.start_worker(url)
@@ -252,11 +253,13 @@ def backlog_of(waiting: int) -> Callable[[Stage, Pace], dict[str, Values]]:
     return run
 
 
-def _jobs(stage: Stage, pace: Pace, ideal: float | None, share: float = 1.0) -> int:
+def _jobs(stage: Stage, pace: Pace, ideal: float | None = None) -> int:
     name = stage.contender.name
-    rate = pace.expected(name, stage.setup.workload) or pace.expected(name, "drain") or stage.contender.rate
-    rate *= share
-    return max(FEWEST, int(pace.seconds * (min(rate, ideal) if ideal else rate)))
+    rate = pace.expected(name, stage.setup.workload)
+    if rate is None:
+        at_once = min(stage.setup.workers, len(os.sched_getaffinity(0)))
+        rate = at_once * (pace.expected(name, "drain") or stage.contender.rate)
+    return min(MOST_JOBS, max(FEWEST, int(pace.seconds * (min(rate, ideal) if ideal else rate))))
 
 
 def _warm(stage: Stage, jobs: int) -> None:

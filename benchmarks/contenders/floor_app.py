@@ -13,7 +13,7 @@ import uvloop
 
 from benchmarks import bodies
 
-BATCH, BATCHES_AT_ONCE, RESULT_TTL_S, POLL_S = 100, 3, 3600, 0.005
+BATCH, BATCHES_AT_ONCE, RESULT_TTL_S, POLL_S = 100, 3, 3600, 0.02
 BODIES = {body.__name__: body for body in (bodies.noop, bodies.nap)}
 ENQUEUE = """
 local jobs = #ARGV / 2
@@ -80,7 +80,7 @@ async def answer(server: redis.asyncio.Redis) -> None:
 
 async def main(program: str) -> None:
     """Run one of the two."""
-    async with redis.asyncio.Redis.from_url(os.environ["BENCH_URL"], protocol=2) as server:
+    async with redis.asyncio.Redis.from_url(os.environ["BENCH_URL"], protocol=2, socket_timeout=None) as server:
         await {"drain": drain, "answer": answer}[program](server)
 
 
