@@ -31,8 +31,7 @@ def make(environment: str) -> None:
         return
     print(f"set-up: .venv-bench/{environment}, from {pinned.relative_to(ROOT)}", flush=True)
     python = python_of(environment)
-    uv = shutil.which("uv")
-    if uv:
+    if uv := _find_uv():
         _run(uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(MADE / environment))
         install = [uv, "pip", "install", "--quiet", "--python", str(python)]
     else:
@@ -46,6 +45,12 @@ def version_of(environment: str, package: str) -> str:
     """The installed version of a package there."""
     ask = "import sys; from importlib.metadata import version; print(version(sys.argv[1]))"
     return _run(str(python_of(environment)), "-c", ask, package).strip()
+
+
+def _find_uv() -> str | None:
+    found = shutil.which("uv")  # which may be a shim that fails
+    works = found and subprocess.run([found, "--version"], check=False, capture_output=True).returncode == 0
+    return found if works else None
 
 
 def _run(*command: str) -> str:
