@@ -6,7 +6,8 @@ READY := .venv/.ready
 PYTHONS := python3.14 python3.13 python3.12 python3.11 python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check bench bench-fleet bench-schedule format lock clean
+.PHONY: help demo test lint types check format lock clean
+.PHONY: bench bench-quick bench-readme bench-engine bench-fleet bench-schedule bench-lock
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,8 +35,24 @@ types: $(READY) ## check types
 
 check: lint types test ## what CI runs: lint, types and tests
 
-bench: $(READY) ## measure the engine beside what Redis and Python allow
+bench: $(READY) ## measure all task queues side by side: 40 minutes (make bench ARGS="--workloads drain")
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-quick: $(READY) ## measure rqueue beside Celery and beside what Redis and Python allow: two minutes
+	@$(BIN)/python -m benchmarks --quick $(ARGS)
+
+bench-readme: $(READY) ## write the README's table from the last full results
+	@$(BIN)/python -m benchmarks.readme
+
+bench-engine: $(READY) ## measure the engine in one process beside what Redis and Python allow
 	@$(BIN)/python benchmarks/engine.py $(ARGS)
+
+bench-lock: ## pin the contenders' environments anew (make bench-lock ARGS=--upgrade)
+	@$(find_locker); \
+	for wanted in benchmarks/requirements/*.in; do \
+		$$uv pip compile $$wanted --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+			--no-emit-find-links --no-header --output-file $${wanted%.in}.txt $(ARGS); \
+	done
 
 bench-schedule: $(READY) ## measure how late scheduled jobs start, and what a hundred thousand due at once cost
 	@$(BIN)/python benchmarks/schedule.py $(ARGS)
@@ -48,22 +65,24 @@ format: $(READY) ## format the code and fix what can be fixed
 	@$(BIN)/ruff check --fix .
 
 lock: ## pin requirements.txt anew from pyproject.toml (make lock ARGS=--upgrade)
-	@$(find_uv); \
-	$(find_python); \
-	if [ -z "$$uv" ]; then \
-		echo "lock: uv is not on PATH, so it goes into a venv of its own"; \
-		$$python -m venv .venv-lock && .venv-lock/bin/python -m pip install --quiet uv && uv=.venv-lock/bin/uv; \
-	fi; \
+	@$(find_locker); \
 	$$uv pip compile pyproject.toml --quiet --group dev --all-extras --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 		--custom-compile-command "make lock" --output-file requirements.txt $(ARGS)
 
 clean: ## remove .venv and everything that tools left
-	@rm -rf .venv .venv-lock .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	@rm -rf .venv .venv-lock .venv-bench .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The first uv and Python that really run: a pyenv shim can stand on PATH and fail.
 find_uv = uv=""; if uv --version >/dev/null 2>&1; then uv=uv; fi
+
+find_locker = $(find_uv); \
+	$(find_python); \
+	if [ -z "$$uv" ]; then \
+		echo "lock: uv is not on PATH, so it goes into a venv of its own"; \
+		$$python -m venv .venv-lock && .venv-lock/bin/python -m pip install --quiet uv && uv=.venv-lock/bin/uv; \
+	fi
 
 find_python = python=""; bare=""; \
 	for candidate in $(PYTHONS); do \

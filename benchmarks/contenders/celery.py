@@ -1,0 +1,112 @@
+"""Celery, with each of its three pools."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.contender import HEADLINE, Contender, Left, Setup
+
+DOCS = "docs.celeryq.dev/en/stable/userguide"
+ENQUEUE = frozenset({"enqueue-one", "enqueue-100", "enqueue-bulk"})  # the same whatever the worker's pool
+WORKER = (
+    "late ack (task_acks_late, task_reject_on_worker_lost), JSON, results in Redis, "
+    f"without gossip, mingle and heartbeat ({DOCS}/workers.html)"
+)
+
+
+class Celery(Contender):
+    """One worker; the subclasses say of what kind."""
+
+    environment = "shared"
+    package = "celery"
+    asynchronous = False
+    pool: str
+    prefetch: int
+
+    def slots(self, setup: Setup) -> int:
+        return setup.concurrency
+
+    def command(self, setup: Setup) -> list[str]:
+        app = ["-m", "celery", "-A", "benchmarks.contenders.celery_app", "worker", "-l", "warning"]
+        pool = ["-P", self.pool, "-c", str(self.slots(setup)), "--prefetch-multiplier", str(self.prefetch)]
+        quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+        return [*app, *pool, *quiet, "-Q", ",".join(setup.queues)]
+
+    def variables(self, setup: Setup) -> dict[str, str]:
+        return {"BENCH_PRIORITIES": "1"} if setup.workload == "priorities" else {}
+
+    def open(self, url: str) -> None:
+        from redis import Redis
+
+        from benchmarks.contenders.celery_app import app
+
+        self.app, self.redis = app, Redis.from_url(url)
+
+    def close(self) -> None:
+        self.app.close()
+        self.redis.close()
+
+    def enqueue(self, task: str, sent: float, payload: str = "", **options: Any) -> Any:
+        if "priority" in options:
+            options["priority"] = 10 - options["priority"]  # on Redis, 0 is first
+        return self.app.tasks[task].apply_async((sent, payload) if payload else (sent,), **options)
+
+    def enqueue_many(self, task: str, calls: list[tuple[float, str]]) -> None:
+        function = self.app.tasks[task]  # with one producer; as a group each job subscribes twice, and takes longer
+        with self.app.producer_or_acquire() as producer:
+            for sent, payload in calls:
+                function.apply_async((sent, payload) if payload else (sent,), producer=producer)
+
+    def result(self, handle: Any, timeout: float) -> Any:
+        return handle.get(timeout=timeout)
+
+    def left(self) -> Left:
+        waiting = sum(self.redis.llen(key) for key in self.redis.scan_iter(count=1000, _type="list"))
+        results = sum(1 for _ in self.redis.scan_iter("celery-task-meta-*", count=1000))
+        return Left(waiting, self.redis.hlen("unacked"), results)
+
+
+class Prefork(Celery):
+    """Two processes. Two tasks that sleep at once say nothing, and a hundred processes are not what it is for."""
+
+    name = "celery-prefork"
+    pool = "prefork"
+    prefetch = 64
+    rate = 650
+    workloads = HEADLINE - {"sleep-100", "sleep-1000"} | {"burn", "load", "payload", "priorities", "latency"}
+    settings = (
+        f"prefork -c 2, prefetch multiplier 64 ({DOCS}/optimizing.html), bulk with one producer ({DOCS}/calling.html), "
+        f"{WORKER}"
+    )
+
+    def slots(self, setup: Setup) -> int:  # noqa: ARG002
+        return 2
+
+
+class Threads(Celery):
+    """One process of threads."""
+
+    name = "celery-threads"
+    pool = "threads"
+    prefetch = 4
+    rate = 800
+    workloads = HEADLINE - ENQUEUE | {"threads"}
+    settings = f"threads, as many as the concurrency, default prefetch ({DOCS}/concurrency/index.html), {WORKER}"
+
+
+class Gevent(Celery):
+    """One process of greenlets."""
+
+    name = "celery-gevent"
+    pool = "gevent"
+    prefetch = 4
+    rate = 600
+    workloads = HEADLINE - ENQUEUE
+    settings = (
+        f"gevent, as many as the concurrency, default prefetch ({DOCS}/concurrency/gevent.html), "
+        f"result_backend_thread_safe, else each greenlet connects on its own ({DOCS}/configuration.html), "
+        f"max_connections above the concurrency, else acks fail, {WORKER}"
+    )
+
+
+CONTENDERS = [Prefork(), Threads(), Gevent()]

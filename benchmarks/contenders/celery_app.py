@@ -1,0 +1,29 @@
+"""Celery's app and tasks, for its workers and its producer."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from celery import Celery
+
+from benchmarks import bodies
+
+app = Celery("bench", broker=os.environ["BENCH_URL"], backend=os.environ["BENCH_URL"])
+callers = int(os.environ["BENCH_CONCURRENCY"])
+transport: dict[str, Any] = {"max_connections": callers + 10}  # 10 by default, too few for the acks of 100 greenlets
+if "BENCH_PRIORITIES" in os.environ:
+    transport |= {"priority_steps": list(range(10)), "queue_order_strategy": "priority"}
+app.conf.update(
+    task_default_queue="default",
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    result_backend_thread_safe=True,  # else each of 100 threads or greenlets connects to the results on its own
+    broker_pool_limit=callers,  # as many as the threads that enqueue
+    broker_transport_options=transport,
+)
+
+plain = app.task(bodies.plain, name="plain")
+noop = app.task(bodies.plain, name="noop")
+nap = app.task(bodies.nap_plain, name="nap")
+burn = app.task(bodies.burn, name="burn")
