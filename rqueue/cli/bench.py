@@ -67,7 +67,7 @@ def bench(
     if json:
         show_json(report.document())
         return
-    show_table(f"{rounds} rounds, payload {payload:,} bytes", COLUMNS, (row.cells() for row in report.rows))
+    show_table(f"rounds: {rounds}; payload: {payload:,} bytes", COLUMNS, (row.cells() for row in report.rows))
     for warning in report.surroundings.warnings:
         typer.echo(f"note: {warning}")
 

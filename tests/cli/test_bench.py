@@ -127,3 +127,14 @@ def test_a_wrong_password(command, redis_url):
     assert shown.stderr.startswith("rqueue: Redis cannot be reached: ")
     assert shown.stderr.count("\n") == 1
     assert "sesame" not in shown.stderr
+
+
+def test_a_redis_that_goes_away(start, new_server):
+    """Breaks when nobody hears where keys are left."""
+    server = new_server()
+    bench = start("bench", "--jobs", "3000", "--url", server.url)
+    bench.line("round 1 of 3: drain, no-ops")
+    server.kill()
+    assert bench.end() == 3
+    assert bench.lines[-1].startswith("rqueue: not all keys of rqueue-bench-")
+    assert "Traceback" not in "\n".join(bench.lines)
