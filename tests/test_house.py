@@ -35,7 +35,7 @@ LAZY_IMPORTS = {
     ("rqueue.broker", "fakeredis"): "the memory extra",
     ("rqueue.policy", "cronsim"): "the cron extra",
     ("rqueue.pytest_plugin", "rqueue.testing"): "pytest loads plugins before it measures or rewrites anything",
-    ("rqueue.cli", "rqueue.embedded"): "only the demo needs a server of its own",
+    ("rqueue.cli", "rqueue.embedded"): "only a trial needs a server of its own",
     ("rqueue.cli", "uvloop"): "is not there on Windows",
     ("rqueue.worker", "uvloop"): "is not there on Windows",
     ("rqueue.worker.life", "resource"): "is not there on Windows, and not needed where there is /proc",

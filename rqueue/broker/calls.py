@@ -112,25 +112,42 @@ class Calls:
     async def server_version(self) -> str:
         """Which server it is, for a bug report."""
         try:
-            info = bytes(await self._link.call(b"INFO", b"server")).decode()
+            found = await self._info(b"server")
         except BrokerUnavailable:
             raise
         except BrokerError as exc:
             return f"it does not say ({exc})"
-        found = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
         if "valkey_version" in found:
             return f"Valkey {found['valkey_version']}"
         return f"Redis {found.get('redis_version', '?')}"
 
     async def eviction_policy(self) -> str | None:
-        """Redis's ``maxmemory-policy``, or None where it does not say."""
+        """Redis's ``maxmemory-policy``, or None where it does not say.
+
+        Where the configuration may not be read, as at most hosting providers, INFO tells it.
+        """
+        if (policy := await self.setting("maxmemory-policy")) is not None:
+            return policy
         try:
-            reply = await self._link.call(b"CONFIG", b"GET", b"maxmemory-policy")
+            return (await self._info(b"memory")).get("maxmemory_policy")
+        except BrokerUnavailable:
+            raise
+        except BrokerError:
+            return None
+
+    async def setting(self, name: str) -> str | None:
+        """A line of Redis's configuration, or None where it does not say."""
+        try:
+            reply = await self._link.call(b"CONFIG", b"GET", name)
         except BrokerUnavailable:
             raise
         except BrokerError:
             return None
         return reply[1].decode() if reply else None
+
+    async def _info(self, section: bytes) -> dict[str, str]:
+        text = bytes(await self._link.call(b"INFO", section)).decode()
+        return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
 
     async def _run(self, verb: str, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Reply:
         script = self.endpoint.scripts[verb]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
@@ -23,6 +21,7 @@ from rqueue.cli.demo_report import COLUMNS, Kill, Report, Sent
 from rqueue.cli.demo_tasks import QUEUES, make_app, wait_in_coroutine, wait_in_thread
 from rqueue.cli.exits import Code
 from rqueue.cli.output import console, run, show_json, show_table
+from rqueue.cli.trial import Url, start_server, terminated_like_interrupted
 from rqueue.client.admin import Admin
 from rqueue.client.registry import default_name
 from rqueue.errors import ConfigError, RQueueError
@@ -37,10 +36,6 @@ _STALL_S: Final = 40.0
 
 _AT_ONCE: Final = 200
 
-Url = Annotated[
-    str | None,
-    typer.Option("--url", envvar="RQUEUE_URL", help="Use this Redis. Default: an embedded server of its own."),
-]
 Jobs = Annotated[int, typer.Option("--jobs", envvar="RQUEUE_JOBS", min=20, max=100_000, help="How many jobs.")]
 
 
@@ -54,9 +49,9 @@ def demo(jobs: Jobs = 2000, url: Url = None, json: options.Json = False) -> None
     It exits with 1 when a job is lost. On a Redis given by --url its keys begin with rqueue-demo.
     """
     with ExitStack() as stack:
-        stack.enter_context(_terminated_like_interrupted())
+        stack.enter_context(terminated_like_interrupted())
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rqueue-demo-")))
-        url, server = (url, "") if url is not None else _start_server(stack)
+        url, server = (url, "") if url is not None else start_server(stack)
         app = make_app(url)
         if app.endpoint.is_memory:
             raise ConfigError("memory:// is in one process only; the demo's workers are processes of their own")
@@ -193,14 +188,6 @@ class Scene:
             await asyncio.sleep(_POLL_S)
 
 
-def _start_server(stack: ExitStack) -> tuple[str, str]:
-    """Start an embedded server: its URL, and what to call it."""
-    from rqueue.embedded import EmbeddedServer, find_server
-
-    server = stack.enter_context(EmbeddedServer())
-    return server.url, f"embedded {find_server().name} at {server.url}"
-
-
 def _show(report: Report) -> None:
     show_table("jobs by queue; p50 and p99 of the time from enqueue to end", COLUMNS, report.cells())
     typer.echo(f"server: {report.server}")
@@ -209,13 +196,3 @@ def _show(report: Report) -> None:
     typer.echo(f"killed: process {report.killed_pid} while it ran {report.killed_running} jobs; {back}")
     total = report.total
     typer.echo(f"done {total.done}, redelivered {total.redelivered}, lost {total.lost}")
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM clean up as Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -99,7 +99,7 @@ class WorkerProcess:
             main_thread.stop()
 
     def _run_loop(self) -> int:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             code = runner.run(self._serve())
             # From here on nobody needs the threads: leaving this block joins some, leaving the interpreter the rest.
             watch_threads(code, self._main_thread)
@@ -243,7 +243,8 @@ def _leave_without(code: int, main_thread: MainThread | None, grace_s: float) ->
     os._exit(code)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes a worker process's event loop: uvloop's, else None for asyncio's own."""
     try:
         import uvloop
     except ImportError:

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from rqueue import __version__
 from rqueue.cli import dead, demo, jobs, queues, schedule
+from rqueue.cli.bench import bench
 from rqueue.cli.cancel import cancel
 from rqueue.cli.control import control
 from rqueue.cli.events import events
@@ -82,6 +83,7 @@ program.add_typer(dead.commands, name="dead")
 program.add_typer(schedule.commands, name="schedule")
 program.command(epilog=MEANINGS)(queues.purge)
 program.command(epilog=MEANINGS)(demo.demo)
+program.command(epilog=MEANINGS)(bench)
 
 
 def main() -> None:

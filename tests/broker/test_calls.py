@@ -84,11 +84,23 @@ async def test_a_lost_reply_is_answered_by_the_same_batch(broker, other, keys, j
 
 
 async def test_eviction_policy(new_server):
-    """Another policy than noeviction is named loudly. Breaks when it is not read."""
+    """Another policy than noeviction is named loudly. Breaks when it is not read, or only by CONFIG."""
     broker = Broker(Endpoint(new_server({"maxmemory-policy": "allkeys-lru"}).url), Keys())
     assert await broker.eviction_policy() == "allkeys-lru"
     await broker._link.call("ACL", "SETUSER", "default", "-config")
+    assert await broker.eviction_policy() == "allkeys-lru"
+    await broker._link.call("ACL", "SETUSER", "default", "-info")
     assert await broker.eviction_policy() is None
+    await broker.close()
+
+
+async def test_a_setting(new_server):
+    """Breaks when what Redis does not know, or may not tell, is an error."""
+    broker = Broker(Endpoint(new_server({"appendonly": "yes", "appendfsync": "always"}).url), Keys())
+    assert await broker.setting("appendfsync") == "always"
+    assert await broker.setting("no-such-setting") is None
+    await broker._link.call("ACL", "SETUSER", "default", "-config")
+    assert await broker.setting("appendfsync") is None
     await broker.close()
 
 

@@ -41,6 +41,7 @@ def test_there_are_the_commands_of_the_design():
         ("workers",),
         ("purge",),
         ("demo",),
+        ("bench",),
         ("status",),
         ("top",),
         ("inspect",),

@@ -32,8 +32,17 @@ def test_it_is_a_module(directory):
     [
         *(["queues"], ["workers"], ["status"], ["top", "--once"], ["result", "1"], ["enqueue", "a.b"]),
         *(["purge", "x", "--yes"], ["dead", "list"], ["dead", "edit", "1", "--args", "[]"]),
-        *(["cancel", "1"], ["cancel", "--task", "a"], ["pause", "x"], ["resume", "--all"], ["events"], ["events", "1"]),
+        *(
+            ["cancel", "1"],
+            ["cancel", "--task", "a"],
+            ["pause", "x"],
+            ["resume", "--all"],
+            ["events"],
+            ["events", "1"],
+            ["bench"],
+        ),
         *(["schedule", "list"], ["schedule", "add", "n", "a.b", "--every", "5"], ["schedule", "trigger", "n"]),
+        ["bench"],
     ],
     ids=" ".join,
 )

@@ -539,6 +539,7 @@ def test_the_commands_of_operations_are_understood(redis_url, monkeypatch):
         "dead retry": 0,
         "dead purge": 0,
         "health": 1,
+        "bench --rounds": 0,
     }
 
 
