@@ -254,6 +254,9 @@ class Executor:
             event(logging.CRITICAL, "running a job failed in the worker itself", **fields)
             if job.phase is Phase.RUNNING:
                 self._inflight.end(job, self._judge.failed(job, failure_of(exc), "failed"))
+        finally:
+            # Its context knows the job: a circle that only the collector could open, at a third of a worker's time.
+            job.task = None
 
     def _ready(self, job: ClaimedJob) -> tuple[Call, Task[Any, Any]] | None:
         """A started job's call and task; None when it does not run, which is seen to."""
