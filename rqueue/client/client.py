@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +14,7 @@ from rqueue.client.context import CURRENT, Request
 from rqueue.client.events import Event, Events, events_of
 from rqueue.client.job import Job, JobInfo, SyncJob
 from rqueue.client.listener import is_abandoned
-from rqueue.client.options import INHERIT, TaskKwargs, TaskOptions, optional_seconds
+from rqueue.client.options import TaskKwargs, TaskOptions
 from rqueue.client.pauses import Pause, Pauses, Resumed
 from rqueue.client.portal import Portal, refuse_running_loop
 from rqueue.client.producer import Answer
@@ -39,9 +38,9 @@ from rqueue.errors import (
 )
 from rqueue.policy.clock import RedisClock
 from rqueue.policy.periodic import Rhythm
-from rqueue.policy.routing import choose_priority, choose_queue
-from rqueue.wire.keys import MAIN, Keys, QueueKeys
-from rqueue.wire.message import Call, Header
+from rqueue.wire.ids import new_id
+from rqueue.wire.keys import Keys, QueueKeys
+from rqueue.wire.message import encode_call, new_header
 from rqueue.wire.record import decode_record, moved_to, state_of
 from rqueue.wire.state import State
 
@@ -248,7 +247,7 @@ class Client:
     async def enqueue(self, signature: Signature[R]) -> Job[R]:
         """Enqueue one call; see :meth:`~rqueue.client.task.Task.enqueue`."""
         session = self.session()
-        if signature.expires and not session.broker.clock.is_observed:
+        if signature.terms.expires and not session.broker.clock.is_observed:
             await session.broker.sync_clock()
         queue, item = self._message(signature, session.broker.clock)
         if self.signals.is_used:
@@ -266,7 +265,7 @@ class Client:
             Exception: where nothing was enqueued, what :meth:`~rqueue.client.task.Task.enqueue` raises.
         """
         session = self.session()
-        if not session.broker.clock.is_observed and any(signature.expires for signature in signatures):
+        if not session.broker.clock.is_observed and any(signature.terms.expires for signature in signatures):
             await session.broker.sync_clock()
         prepared = [self._message(signature, session.broker.clock) for signature in signatures]
         if self.signals.is_used:
@@ -303,7 +302,7 @@ class Client:
         refuse_running_loop("task.delay() and task.apply_async()", "await task.enqueue(…)")
         portal = self.portal()
         # Made in this thread, since the running job is known here; only the sending happens in the portal's loop.
-        clock: RedisClock = portal.call(self._synced_clock if signature.expires else self._clock)
+        clock: RedisClock = portal.call(self._synced_clock if signature.terms.expires else self._clock)
         queue, item = self._message(signature, clock)
         if self.signals.is_used:
             self._publishing(self.signals.before_task_publish, signature, queue, item)
@@ -581,37 +580,26 @@ class Client:
         Raises:
             TypeError, MessageTooLarge: it cannot be sent.
         """
-        task, options = signature.task, signature.options
-        parent = CURRENT.get()
-        queue = choose_queue(task.name, (options.queue, task.defaults.queue), self.config.routes)
-        priority = choose_priority(options.priority, parent.priority if parent else None, task.defaults.priority)
-        job_id = options.job_id or secrets.token_hex(16)
+        task, terms, parent = signature.task, signature.terms, CURRENT.get()
         now = clock.now_ms()
-        lock = lock_of(signature)
-        call = Call(
-            task=task.name,
-            args=signature.args,
-            kwargs=signature.kwargs,
-            enqueued=now,
-            expires=options.expires_ms(now, task.defaults.expires),
-            parent_id=parent.id if parent else None,
-            root_id=parent.root_id if parent else None,
-            max_retries=options.max_retries if options.max_retries is not INHERIT else ...,
-            time_limit=optional_seconds(options.time_limit, "time_limit"),
-            soft_time_limit=optional_seconds(options.soft_time_limit, "soft_time_limit"),
-            unique=lock.field if lock else None,
-            headers=options.headers,
-        )
-        level = MAIN if priority is None else priority
-        message = Header(level=level, id=job_id).encode() + call.encode()
+        job_id = terms.job_id or new_id()
+        lock = lock_of(signature) if terms.is_locking else None
+        level = terms.level(parent.priority if parent else None)
+        rare = None
+        if parent is not None:
+            rare = terms.fields(now, parent.id, parent.root_id, lock.field if lock else None)
+        elif not terms.is_plain:
+            rare = terms.fields(now, None, None, lock.field if lock else None)
+        message = new_header(level, job_id) + encode_call(task.name, signature.args, signature.kwargs, now, rare)
         limit = self.config.limits.max_message_bytes
         if len(message) > limit:
             raise MessageTooLarge(
                 f"{task.name}: the message has {len(message):,} bytes, max_message_bytes is {limit:,}; "
                 "store large data elsewhere and send a reference"
             )
-        due = (lock.due if lock else None) or options.due()
-        return queue, Enqueued(job_id, options.job_id is not None, level, due, message, lock.wire if lock else "")
+        if lock is None:
+            return terms.queue, Enqueued(job_id, terms.job_id is not None, level, terms.due, message)
+        return terms.queue, Enqueued(job_id, terms.job_id is not None, level, lock.due or terms.due, message, lock.wire)
 
 
 def current_request() -> Request | None:
