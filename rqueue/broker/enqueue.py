@@ -42,6 +42,10 @@ class Enqueued(NamedTuple):
 class Producing(Calls):
     """Producers' verbs."""
 
+    def is_ready(self, queue: str) -> bool:
+        """Whether there is a connection, and the queue was announced a moment ago."""
+        return self._link.is_open and elapsed_s() - self._announced.get(queue, -math.inf) < ANNOUNCE_EVERY_S
+
     async def announce(self, queue: str, *, again: bool = False) -> None:
         """Make the queue known to those who look for all queues; once a second, since somebody may flush Redis.
 

@@ -535,10 +535,10 @@ class Client:
                 routing_key=queue,
             )
 
-    async def _put(self, session: Session, queue: str, items: Sequence[Enqueued]) -> Sequence[Answer]:
+    def _put(self, session: Session, queue: str, items: Sequence[Enqueued]) -> Awaitable[Sequence[Answer]]:
         if self.eager is not None:
-            return await self.eager(self.keys.queue(queue), items)
-        return await session.producer.put(self.keys.queue(queue), items)
+            return self.eager(self.keys.queue(queue), items)
+        return session.producer.put(self.keys.queue(queue), items)
 
     async def _eager_once(self, queue: str, item: Enqueued) -> None:
         try:
