@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, Literal, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, Final, Literal, ParamSpec, TypeVar, Unpack, cast, overload
 
 from rqueue.broker.broker import Enqueued, Known
 from rqueue.broker.endpoint import Endpoint
@@ -291,7 +291,7 @@ class Client:
                 if job is not None and not job.duplicate:
                     self._publishing(self.signals.after_task_publish, signature, *each)
         if not failed:
-            return [job for job in jobs if job is not None]
+            return cast("list[Job[Any]]", jobs)
         is_in_doubt = len(failed) > 1 and any(isinstance(error, EnqueueUnknown) for error in failed.values())
         if not (given or is_in_doubt) or not all(isinstance(error, BrokerError) for error in failed.values()):
             raise next(iter(failed.values()))
@@ -483,11 +483,12 @@ class Client:
         """What is open in the running loop."""
         loop = asyncio.get_running_loop()
         session = self._sessions.get(loop)
-        if session is None or not session.is_usable() or session.broker.endpoint is not self.endpoint:
-            if session is not None and session.is_usable():
-                self._closing = asyncio.create_task(session.close())  # the app has moved to another server
-            self._sessions = {other: each for other, each in self._sessions.items() if each.is_usable()}
-            session = self._sessions[loop] = Session(self.endpoint, self.keys, self.config.limits)
+        if session is not None and session.broker.endpoint is self.endpoint and session.is_usable():
+            return session
+        if session is not None and session.is_usable():
+            self._closing = asyncio.create_task(session.close())  # the app has moved to another server
+        self._sessions = {other: each for other, each in self._sessions.items() if each.is_usable()}
+        session = self._sessions[loop] = Session(self.endpoint, self.keys, self.config.limits)
         return session
 
     def portal(self) -> Portal:
@@ -513,7 +514,9 @@ class Client:
 
     def _job_of(self, queue: str, item: Enqueued, answer: Answer) -> Job[Any]:
         """The handle of what was enqueued, or of the job that was there first."""
-        return Job(self, answer if isinstance(answer, str) else item.id, queue, duplicate=answer is not True)
+        if answer is True:
+            return Job(self, item.id, queue)
+        return Job(self, answer if isinstance(answer, str) else item.id, queue, duplicate=True)
 
     async def put(self, queue: str, item: Enqueued) -> bool:
         """Enqueue a message that is made already; false when a job of its id is alive."""
@@ -584,9 +587,9 @@ class Client:
         now = clock.now_ms()
         job_id = terms.job_id or new_id()
         lock = lock_of(signature) if terms.is_locking else None
-        level = terms.level(parent.priority if parent else None)
-        rare = None
+        level, rare = terms.level, None
         if parent is not None:
+            level = terms.level_under(parent.priority)
             rare = terms.fields(now, parent.id, parent.root_id, lock.field if lock else None)
         elif not terms.is_plain:
             rare = terms.fields(now, None, None, lock.field if lock else None)

@@ -293,6 +293,7 @@ class Terms:
 
     Attributes:
         queue: its queue.
+        level: the list it goes to, where no job enqueues it.
         job_id: the id that the caller chose, or None.
         due: when it may start, as the enqueue script takes it.
         is_locking: a second job of the same kind is not simply enqueued.
@@ -300,13 +301,13 @@ class Terms:
     """
 
     queue: str
+    level: int
     job_id: str | None
     due: str
     is_locking: bool
     is_plain: bool
     _task: TaskOptions
     _call: CallOptions
-    _level: int
 
     @classmethod
     def of(cls, name: str, task: TaskOptions, call: CallOptions, routes: Sequence[tuple[str, str]]) -> Terms:
@@ -315,13 +316,13 @@ class Terms:
         wishes = (call.max_retries, call.expires, task.expires, call.time_limit, call.soft_time_limit, call.headers)
         return cls(
             queue=choose_queue(name, (call.queue, task.queue), routes),
+            level=choose_priority(call.priority, None, task.priority) or MAIN,
             job_id=call.job_id,
             due=call.due(),
             is_locking=is_locking,
             is_plain=not is_locking and wishes == (INHERIT, None, None, None, None, None),
             _task=task,
             _call=call,
-            _level=choose_priority(call.priority, None, task.priority) or MAIN,
         )
 
     @property
@@ -345,10 +346,8 @@ class Terms:
             call.headers,
         )
 
-    def level(self, parent: int | None) -> int:
-        """The list it goes to, with the priority of the job that enqueues it, if it has one."""
-        if parent is None:
-            return self._level
+    def level_under(self, parent: int | None) -> int:
+        """The list it goes to where a job with this priority enqueues it."""
         return choose_priority(self._call.priority, parent, self._task.priority) or MAIN
 
 

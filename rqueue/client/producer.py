@@ -105,7 +105,7 @@ class _Outlet:
 
     def put(self, jobs: Sequence[Enqueued]) -> asyncio.Future[list[Answer]]:
         loop = self._loop
-        size = sum([len(job.message) for job in jobs])
+        size = len(jobs[0].message) if len(jobs) == 1 else sum([len(job.message) for job in jobs])
         parcel = _Parcel(jobs, size, loop.create_future(), loop.time() + self._timeout_s)
         self._waiting.append(parcel)
         if self._timer is None:
