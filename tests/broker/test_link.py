@@ -257,15 +257,15 @@ async def test_written_says_when_it_could_not_be(new_link, new_server):
     assert await fails(call) is BrokerUnavailable
 
 
-async def test_written_says_so_too_when_the_connection_broke_before(new_link, new_server):
+async def test_written_says_whether_it_was_when_the_connection_broke_before(new_link, new_server):
     """A job must not start on a mark that was never sent. Breaks when a write that fails resolves it."""
     link = new_link(new_server().url)
     await link.call("PING")
     link._connection._writer.transport.abort()
     call = link.call("PING")
-    with pytest.raises(BrokerUnavailable):
-        await link.written()
-    assert issubclass(await fails(call), BrokerUnavailable)
+    (written,) = await asyncio.gather(link.written(), return_exceptions=True)
+    assert await fails(call) is (bytes if written is None else type(written))  # a new connection may have taken it
+    assert written is None or isinstance(written, BrokerUnavailable)
 
 
 async def test_written_waits_for_a_write_that_is_under_way(new_link, new_server):
