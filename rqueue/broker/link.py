@@ -285,19 +285,18 @@ class Link:
             raise
         # An ACL may forbid both: then blocks end by their timeout, and scripts are sent whole.
         self.client_id = replies[0] if isinstance(replies[0], int) else None
-        self._connection = connection
-        self._reader = asyncio.create_task(self._read(connection), name="rqueue link reader")
+        # Before anything is asked: a reply that its stream had read already would be nobody's.
+        inbox = _Inbox.of(connection, self._take)
+        self._connection, self._transport = connection, None if inbox is None else inbox.transport
+        self._reader = asyncio.create_task(self._read(connection, inbox), name="rqueue link reader")
         return connection
 
-    async def _read(self, connection: AbstractConnection) -> None:
+    async def _read(self, connection: AbstractConnection, inbox: _Inbox | None) -> None:
         cause: BaseException | str = "closed, or no reply in time"
         try:
             # Also while nothing is due: so a connection that dies idle is noticed, and not used for a command.
-            inbox = _Inbox.of(connection, self._take)
-            if inbox is None:
-                while True:
-                    self._take(await _reply_or_error(connection))
-            self._transport = inbox.transport
+            while inbox is None:
+                self._take(await _reply_or_error(connection))
             await inbox.ended
         except (redis.exceptions.RedisError, OSError, TimeoutError) as exc:
             cause = exc

@@ -85,6 +85,20 @@ async def test_commands_leave_in_the_order_in_which_they_were_given(url, new_lin
     assert [value for value in await raw("LRANGE", "l", 0, -1) if len(value) == 1] == [b"%d" % n for n in range(10)]
 
 
+def test_the_first_reply_is_not_lost_however_soon_it_comes(redis_url):
+    """Breaks when a new connection's replies are read by two: uvloop may read in the turn in which it was opened."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def open_many() -> None:
+        for _ in range(100):
+            link = Link(Endpoint(redis_url).connection, 1, scripts=False)
+            assert await link.call("ECHO", "first") == b"first"
+            await link.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(open_many())
+
+
 # Not sent, or the reply is lost
 
 
