@@ -14,7 +14,7 @@ from rqueue.client.context import CURRENT, Request
 from rqueue.client.events import Event, Events, events_of
 from rqueue.client.job import Job, JobInfo, SyncJob
 from rqueue.client.listener import is_abandoned
-from rqueue.client.options import TaskKwargs, TaskOptions
+from rqueue.client.options import NO_OPTIONS, TaskKwargs, TaskOptions
 from rqueue.client.pauses import Pause, Pauses, Resumed
 from rqueue.client.portal import Portal, refuse_running_loop
 from rqueue.client.producer import Answer
@@ -247,9 +247,9 @@ class Client:
     async def enqueue(self, signature: Signature[R]) -> Job[R]:
         """Enqueue one call; see :meth:`~rqueue.client.task.Task.enqueue`."""
         session = self.session()
-        if signature.terms.expires and not session.broker.clock.is_observed:
+        if not session.broker.clock.is_observed and signature.terms.expires:
             await session.broker.sync_clock()
-        queue, item = self._message(signature, session.broker.clock)
+        queue, item = self._message(signature, session.broker.clock.now_ms())
         if self.signals.is_used:
             self._publishing(self.signals.before_task_publish, signature, queue, item)
         (answer,) = await self._put(session, queue, [item])
@@ -267,13 +267,18 @@ class Client:
         session = self.session()
         if not session.broker.clock.is_observed and any(signature.terms.expires for signature in signatures):
             await session.broker.sync_clock()
-        prepared = [self._message(signature, session.broker.clock) for signature in signatures]
-        if self.signals.is_used:
-            for signature, each in zip(signatures, prepared, strict=True):
-                self._publishing(self.signals.before_task_publish, signature, *each)
+        now = session.broker.clock.now_ms()
+        queues: list[str] = []
+        items: list[Enqueued] = []
         by_queue: dict[str, list[Enqueued]] = {}
-        for queue, item in prepared:
+        for signature in signatures:
+            queue, item = self._message(signature, now)
+            queues.append(queue)
+            items.append(item)
             by_queue.setdefault(queue, []).append(item)
+        if self.signals.is_used:
+            for signature, queue, item in zip(signatures, queues, items, strict=True):
+                self._publishing(self.signals.before_task_publish, signature, queue, item)
         answers = await asyncio.gather(
             *(self._put(session, queue, items) for queue, items in by_queue.items()), return_exceptions=True
         )
@@ -284,18 +289,19 @@ class Client:
             if not isinstance(each, BaseException)
         }
         jobs: list[Job[Any] | None] = [
-            None if queue in failed else self._job_of(queue, item, next(given[queue])) for queue, item in prepared
+            None if queue in failed else self._job_of(queue, item, next(given[queue]))
+            for queue, item in zip(queues, items, strict=True)
         ]
         if self.signals.is_used:
-            for signature, each, job in zip(signatures, prepared, jobs, strict=True):
+            for signature, queue, item, job in zip(signatures, queues, items, jobs, strict=True):
                 if job is not None and not job.duplicate:
-                    self._publishing(self.signals.after_task_publish, signature, *each)
+                    self._publishing(self.signals.after_task_publish, signature, queue, item)
         if not failed:
             return cast("list[Job[Any]]", jobs)
         is_in_doubt = len(failed) > 1 and any(isinstance(error, EnqueueUnknown) for error in failed.values())
         if not (given or is_in_doubt) or not all(isinstance(error, BrokerError) for error in failed.values()):
             raise next(iter(failed.values()))
-        raise EnqueueManyFailed(jobs, [failed.get(queue) for queue, _ in prepared])
+        raise EnqueueManyFailed(jobs, [failed.get(queue) for queue in queues])
 
     def enqueue_sync(self, signature: Signature[R]) -> SyncJob[R]:
         """Enqueue one call from synchronous code; see :meth:`~rqueue.client.task.Task.delay`."""
@@ -303,7 +309,7 @@ class Client:
         portal = self.portal()
         # Made in this thread, since the running job is known here; only the sending happens in the portal's loop.
         clock: RedisClock = portal.call(self._synced_clock if signature.terms.expires else self._clock)
-        queue, item = self._message(signature, clock)
+        queue, item = self._message(signature, clock.now_ms())
         if self.signals.is_used:
             self._publishing(self.signals.before_task_publish, signature, queue, item)
         if self.eager is not None:
@@ -577,14 +583,14 @@ class Client:
             raise JobNotFound(job_id)
         return max(found, key=lambda place: place[1].is_alive)
 
-    def _message(self, signature: Signature[Any], clock: RedisClock) -> tuple[str, Enqueued]:
-        """The queue and the message of a call.
+    def _message(self, signature: Signature[Any], now: int) -> tuple[str, Enqueued]:
+        """The queue and the message of a call, at this time in ms.
 
         Raises:
             TypeError, MessageTooLarge: it cannot be sent.
         """
-        task, terms, parent = signature.task, signature.terms, CURRENT.get()
-        now = clock.now_ms()
+        task, parent = signature.task, CURRENT.get()
+        terms = task.terms if signature.options is NO_OPTIONS else signature.terms
         job_id = terms.job_id or new_id()
         lock = lock_of(signature) if terms.is_locking else None
         level, rare = terms.level, None

@@ -110,8 +110,7 @@ class _Outlet:
         self._waiting.append(parcel)
         if self._timer is None:
             self._timer = loop.call_at(parcel.deadline_s, self._expire)
-        if self._lanes and not self._is_starting:
-            self._start()
+        self._start()
         return parcel.answer
 
     async def close(self) -> None:
@@ -147,12 +146,13 @@ class _Outlet:
         return math.inf
 
     def _start(self) -> None:
-        """Have a lane deliver from the next turn on: whoever enqueues in the same turn comes along."""
-        self._is_starting = True
-        self._begin(self._deliver(self._lanes.pop()))
+        """Have a free lane deliver from the next turn on: whoever enqueues in the same turn comes along."""
+        if self._waiting and self._lanes and not self._is_starting:
+            self._is_starting = True
+            self._begin(self._deliver(self._lanes.pop()))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name="rqueue enqueue")
+        task = self._loop.create_task(work, name="rqueue enqueue")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -178,8 +178,7 @@ class _Outlet:
                 else:
                     pause = _FIRST_PAUSE_S
                     if parcels := self._take():
-                        if self._waiting and self._lanes and not self._is_starting:
-                            self._start()
+                        self._start()  # for what is left
                         await self._send(lane, _Batch(parcels))
         finally:
             self._lanes.append(lane)

@@ -20,6 +20,7 @@ _TAGS: Final = frozenset({"$bytes", "$dict"})
 # Every object whose first key begins with "$" shows these bytes in orjson's compact form. Text may show them too;
 # then the slow path runs and changes nothing.
 _HINT: Final = b'{"$'
+_DOLLAR: Final = ord("$")
 # orjson would send attributes that are no fields, and dies of a slotted field that was never set (3.13).
 _OPTIONS: Final = orjson.OPT_PASSTHROUGH_DATACLASS
 
@@ -37,11 +38,11 @@ def dumps(value: Any) -> bytes:
         raise TypeError(str(cause or exc)) from None
     except RecursionError:
         raise TypeError("nested too deeply") from None
-    # `find`, since `in` first tries to make a number of what is looked for, which costs as much as the encoding.
+    # `find`, since `in` tries first whether bytes are a number, which costs as much as the encoding; a number is quick.
     if data.find(b"null") >= 0 and (bad := _non_finite(value)) is not None:
         # orjson writes NaN and infinities as null: a value would arrive as another one.
         raise TypeError(f"{bad} is not a JSON number")
-    return _escape(value) if data.find(_HINT) >= 0 else data
+    return _escape(value) if _DOLLAR in data and data.find(_HINT) >= 0 else data
 
 
 def loads(data: bytes) -> Any:
