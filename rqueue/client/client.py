@@ -246,6 +246,7 @@ class Client:
 
     async def enqueue(self, signature: Signature[R]) -> Job[R]:
         """Enqueue one call; see :meth:`~rqueue.client.task.Task.enqueue`."""
+        signature.task.check(signature.args, signature.kwargs)
         session = self.session()
         if not session.broker.clock.is_observed and signature.terms.expires:
             await session.broker.sync_clock()

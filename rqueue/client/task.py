@@ -63,9 +63,9 @@ class Prepared(Generic[P, R]):
         self._task.check(args, kwargs)
         return Signature(self._task, args, kwargs, self._options)
 
-    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Job[R]]:
         """Enqueue a job; returns when Redis has confirmed it. Errors as in :meth:`Task.enqueue`."""
-        return await self._task.client.enqueue(self.s(*args, **kwargs))
+        return self._task.client.enqueue(Signature(self._task, args, kwargs, self._options))
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> SyncJob[R]:
         """Enqueue from synchronous code. Errors as in :meth:`Task.delay`."""
@@ -138,16 +138,17 @@ class Task(Generic[P, R]):
         self.check(args, kwargs)
         return Signature(self, args, kwargs, NO_OPTIONS)
 
-    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
-        """Enqueue a job; returns when Redis has confirmed it.
+    # Not `async def`: the client's coroutine is enough, and each call would pay for a second one.
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Job[R]]:
+        """Enqueue a job, as ``await task.enqueue(…)``; returns when Redis has confirmed it.
 
-        Raises:
+        Raises (when it is awaited):
             TypeError: an argument is missing, unknown or not JSON; nothing was sent.
             MessageTooLarge: over ``max_message_bytes``; nothing was sent.
             BrokerUnavailable, BrokerFull: nothing was enqueued.
             EnqueueUnknown: the reply was lost for good; the job may exist.
         """
-        return await self.client.enqueue(self.s(*args, **kwargs))
+        return self.client.enqueue(Signature(self, args, kwargs, NO_OPTIONS))
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> SyncJob[R]:
         """Enqueue from synchronous code, from any thread where no event loop runs; errors as in :meth:`enqueue`.
