@@ -9,7 +9,7 @@ import redis.exceptions
 
 from rqueue.broker.broker import Broker
 from rqueue.broker.endpoint import Endpoint
-from rqueue.broker.link import Link, NoScript, translate
+from rqueue.broker.link import Link, NoScript, pack, translate
 from rqueue.broker.scripts import SCRIPTS
 from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, ReplyLost
 from rqueue.wire.keys import Keys
@@ -234,6 +234,29 @@ async def test_an_argument_that_cannot_be_sent_fails_alone(url, new_link, bad):
     assert calls[1].exception() is not None
     assert (calls[0].result(), calls[2].result()) == (b"a", b"b")
     assert await link.call("ECHO", "c") == b"c"
+
+
+class Number(int):
+    """A whole number all the same."""
+
+
+@pytest.mark.parametrize(
+    ("argument", "sent"),
+    [
+        (b"\x00\r\n\xff", b"\x00\r\n\xff"),
+        ("é", "é".encode()),
+        ("a\udcff", b"a\xff"),
+        ("", b""),
+        (0, b"0"),
+        (-7, b"-7"),
+        (2**70, b"1180591620717411303424"),
+        (True, b"1"),
+        (Number(3), b"3"),
+    ],
+)
+def test_an_argument_is_sent_as_it_is(argument, sent):
+    """Breaks when what hiredis refuses is not sent, or sent as something else."""
+    assert pack(("ECHO", argument)) == b"*2\r\n$4\r\nECHO\r\n$%d\r\n%b\r\n" % (len(sent), sent)
 
 
 # Written
