@@ -303,6 +303,8 @@ class Link:
         finally:
             if self._connection is connection:
                 self._connection = self._reader = self._transport = None
+            # What its buffer held is gone: nobody may take it for written.
+            self._fail_written(BrokerUnavailable(f"the connection to Redis broke: {cause}"))
             self._break(ReplyLost(f"the connection to Redis broke before the reply: {cause}"))
             await connection.disconnect(nowait=True)
 
@@ -336,6 +338,9 @@ class Link:
         outbox, self._outbox = self._outbox, []
         for _, future in outbox:
             _fail(future, error)
+        self._fail_written(error)
+
+    def _fail_written(self, error: BrokerError) -> None:
         written, self._written = self._written, []
         for waiter in written:
             _fail(waiter, error)
