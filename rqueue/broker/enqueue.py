@@ -11,7 +11,7 @@ from rqueue.broker.calls import Calls
 from rqueue.broker.link import Argument
 from rqueue.errors import BrokerFull
 from rqueue.policy.clock import elapsed_s
-from rqueue.wire.keys import QueueKeys
+from rqueue.wire.keys import MAIN, QueueKeys
 
 _FRESH: Final = {ord("0"): False, ord("1"): True, ord("2"): None}
 PRUNE_AT_ONCE: Final = 1000
@@ -42,6 +42,10 @@ class Enqueued(NamedTuple):
 class Producing(Calls):
     """Producers' verbs."""
 
+    def is_ready(self, queue: str) -> bool:
+        """Whether there is a connection, and the queue was announced a moment ago."""
+        return self._link.is_open and elapsed_s() - self._announced.get(queue, -math.inf) < ANNOUNCE_EVERY_S
+
     async def announce(self, queue: str, *, again: bool = False) -> None:
         """Make the queue known to those who look for all queues; once a second, since somebody may flush Redis.
 
@@ -70,13 +74,22 @@ class Producing(Calls):
 
         Sent again under its lane and number within ``remember_s`` it changes nothing and gives the first answer.
         """
+        ids, customs, levels, dues, messages, _ = zip(*jobs, strict=True)
+        names = [keys.jobs, keys.sent(producer), keys.main]
         arguments: list[Argument] = [lane, number, remember_s]
-        for job in jobs:
-            arguments += (job.id, "1" if job.is_custom else "", job.level, job.due, job.message)
-        names = [keys.jobs, keys.scheduled, keys.messages, keys.sent(producer), *keys.lists]
-        if results := [keys.result(job.id) for job in jobs if job.is_custom]:
-            names += (*results, keys.stops)
+        if any(customs) or any(dues) or levels.count(levels[0]) < len(jobs):
+            names += (*keys.lists[1:], keys.scheduled, keys.messages)
+            for job in jobs:
+                arguments += (job.id, "1" if job.is_custom else "", job.level, job.due, job.message)
+            if any(customs):
+                names += (*(keys.result(job.id) for job in jobs if job.is_custom), keys.stops)
+        else:
+            if levels[0] != MAIN:
+                names.append(keys.lists[levels[0]])
+            arguments += (*ids, *messages)
         reply = await self._run("enqueue", names, arguments)
+        if reply.count(b"1") == len(jobs):
+            return [True] * len(jobs)
         return [_FRESH[mark] for mark in reply]
 
     async def admit(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, Literal, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, Final, Literal, ParamSpec, TypeVar, Unpack, cast, overload
 
 from rqueue.broker.broker import Enqueued, Known
 from rqueue.broker.endpoint import Endpoint
@@ -15,7 +14,7 @@ from rqueue.client.context import current_request
 from rqueue.client.events import Event, Events, events_of
 from rqueue.client.job import Job, JobInfo, SyncJob
 from rqueue.client.listener import is_abandoned
-from rqueue.client.options import INHERIT, TaskKwargs, TaskOptions, optional_seconds
+from rqueue.client.options import NO_OPTIONS, TaskKwargs, TaskOptions
 from rqueue.client.pauses import Pause, Pauses, Resumed
 from rqueue.client.portal import Portal, refuse_running_loop
 from rqueue.client.producer import Answer
@@ -39,9 +38,9 @@ from rqueue.errors import (
 )
 from rqueue.policy.clock import RedisClock
 from rqueue.policy.periodic import Rhythm
-from rqueue.policy.routing import choose_priority, choose_queue
-from rqueue.wire.keys import MAIN, Keys, QueueKeys
-from rqueue.wire.message import Call, Header
+from rqueue.wire.ids import new_id
+from rqueue.wire.keys import Keys, QueueKeys
+from rqueue.wire.message import encode_call, new_header
 from rqueue.wire.record import decode_record, moved_to, state_of
 from rqueue.wire.state import State
 
@@ -247,10 +246,11 @@ class Client:
 
     async def enqueue(self, signature: Signature[R]) -> Job[R]:
         """Enqueue one call; see :meth:`~rqueue.client.task.Task.enqueue`."""
+        signature.task.check(signature.args, signature.kwargs)
         session = self.session()
-        if signature.expires and not session.broker.clock.is_observed:
+        if not session.broker.clock.is_observed and signature.terms.expires:
             await session.broker.sync_clock()
-        queue, item = self._message(signature, session.broker.clock)
+        queue, item = self._message(signature, session.broker.clock.now_ms())
         if self.signals.is_used:
             self._publishing(self.signals.before_task_publish, signature, queue, item)
         (answer,) = await self._put(session, queue, [item])
@@ -266,15 +266,20 @@ class Client:
             Exception: where nothing was enqueued, what :meth:`~rqueue.client.task.Task.enqueue` raises.
         """
         session = self.session()
-        if not session.broker.clock.is_observed and any(signature.expires for signature in signatures):
+        if not session.broker.clock.is_observed and any(signature.terms.expires for signature in signatures):
             await session.broker.sync_clock()
-        prepared = [self._message(signature, session.broker.clock) for signature in signatures]
-        if self.signals.is_used:
-            for signature, each in zip(signatures, prepared, strict=True):
-                self._publishing(self.signals.before_task_publish, signature, *each)
+        now = session.broker.clock.now_ms()
+        queues: list[str] = []
+        items: list[Enqueued] = []
         by_queue: dict[str, list[Enqueued]] = {}
-        for queue, item in prepared:
+        for signature in signatures:
+            queue, item = self._message(signature, now)
+            queues.append(queue)
+            items.append(item)
             by_queue.setdefault(queue, []).append(item)
+        if self.signals.is_used:
+            for signature, queue, item in zip(signatures, queues, items, strict=True):
+                self._publishing(self.signals.before_task_publish, signature, queue, item)
         answers = await asyncio.gather(
             *(self._put(session, queue, items) for queue, items in by_queue.items()), return_exceptions=True
         )
@@ -285,26 +290,27 @@ class Client:
             if not isinstance(each, BaseException)
         }
         jobs: list[Job[Any] | None] = [
-            None if queue in failed else self._job_of(queue, item, next(given[queue])) for queue, item in prepared
+            None if queue in failed else self._job_of(queue, item, next(given[queue]))
+            for queue, item in zip(queues, items, strict=True)
         ]
         if self.signals.is_used:
-            for signature, each, job in zip(signatures, prepared, jobs, strict=True):
+            for signature, queue, item, job in zip(signatures, queues, items, jobs, strict=True):
                 if job is not None and not job.duplicate:
-                    self._publishing(self.signals.after_task_publish, signature, *each)
+                    self._publishing(self.signals.after_task_publish, signature, queue, item)
         if not failed:
-            return [job for job in jobs if job is not None]
+            return cast("list[Job[Any]]", jobs)
         is_in_doubt = len(failed) > 1 and any(isinstance(error, EnqueueUnknown) for error in failed.values())
         if not (given or is_in_doubt) or not all(isinstance(error, BrokerError) for error in failed.values()):
             raise next(iter(failed.values()))
-        raise EnqueueManyFailed(jobs, [failed.get(queue) for queue, _ in prepared])
+        raise EnqueueManyFailed(jobs, [failed.get(queue) for queue in queues])
 
     def enqueue_sync(self, signature: Signature[R]) -> SyncJob[R]:
         """Enqueue one call from synchronous code; see :meth:`~rqueue.client.task.Task.delay`."""
         refuse_running_loop("task.delay() and task.apply_async()", "await task.enqueue(…)")
         portal = self.portal()
         # Made in this thread, since the running job is known here; only the sending happens in the portal's loop.
-        clock: RedisClock = portal.call(self._synced_clock if signature.expires else self._clock)
-        queue, item = self._message(signature, clock)
+        clock: RedisClock = portal.call(self._synced_clock if signature.terms.expires else self._clock)
+        queue, item = self._message(signature, clock.now_ms())
         if self.signals.is_used:
             self._publishing(self.signals.before_task_publish, signature, queue, item)
         if self.eager is not None:
@@ -484,11 +490,12 @@ class Client:
         """What is open in the running loop."""
         loop = asyncio.get_running_loop()
         session = self._sessions.get(loop)
-        if session is None or not session.is_usable() or session.broker.endpoint is not self.endpoint:
-            if session is not None and session.is_usable():
-                self._closing = asyncio.create_task(session.close())  # the app has moved to another server
-            self._sessions = {other: each for other, each in self._sessions.items() if each.is_usable()}
-            session = self._sessions[loop] = Session(self.endpoint, self.keys, self.config.limits)
+        if session is not None and session.broker.endpoint is self.endpoint and session.is_usable():
+            return session
+        if session is not None and session.is_usable():
+            self._closing = asyncio.create_task(session.close())  # the app has moved to another server
+        self._sessions = {other: each for other, each in self._sessions.items() if each.is_usable()}
+        session = self._sessions[loop] = Session(self.endpoint, self.keys, self.config.limits)
         return session
 
     def portal(self) -> Portal:
@@ -514,7 +521,9 @@ class Client:
 
     def _job_of(self, queue: str, item: Enqueued, answer: Answer) -> Job[Any]:
         """The handle of what was enqueued, or of the job that was there first."""
-        return Job(self, answer if isinstance(answer, str) else item.id, queue, duplicate=answer is not True)
+        if answer is True:
+            return Job(self, item.id, queue)
+        return Job(self, answer if isinstance(answer, str) else item.id, queue, duplicate=True)
 
     async def put(self, queue: str, item: Enqueued) -> bool:
         """Enqueue a message that is made already; false when a job of its id is alive."""
@@ -536,10 +545,10 @@ class Client:
                 routing_key=queue,
             )
 
-    async def _put(self, session: Session, queue: str, items: Sequence[Enqueued]) -> Sequence[Answer]:
+    def _put(self, session: Session, queue: str, items: Sequence[Enqueued]) -> Awaitable[Sequence[Answer]]:
         if self.eager is not None:
-            return await self.eager(self.keys.queue(queue), items)
-        return await session.producer.put(self.keys.queue(queue), items)
+            return self.eager(self.keys.queue(queue), items)
+        return session.producer.put(self.keys.queue(queue), items)
 
     async def _eager_once(self, queue: str, item: Enqueued) -> None:
         try:
@@ -575,40 +584,29 @@ class Client:
             raise JobNotFound(job_id)
         return max(found, key=lambda place: place[1].is_alive)
 
-    def _message(self, signature: Signature[Any], clock: RedisClock) -> tuple[str, Enqueued]:
-        """The queue and the message of a call.
+    def _message(self, signature: Signature[Any], now: int) -> tuple[str, Enqueued]:
+        """The queue and the message of a call, at this time in ms.
 
         Raises:
             TypeError, MessageTooLarge: it cannot be sent.
         """
-        task, options = signature.task, signature.options
-        parent = current_request()
-        queue = choose_queue(task.name, (options.queue, task.defaults.queue), self.config.routes)
-        priority = choose_priority(options.priority, parent.priority if parent else None, task.defaults.priority)
-        job_id = options.job_id or secrets.token_hex(16)
-        now = clock.now_ms()
-        lock = lock_of(signature)
-        call = Call(
-            task=task.name,
-            args=signature.args,
-            kwargs=signature.kwargs,
-            enqueued=now,
-            expires=options.expires_ms(now, task.defaults.expires),
-            parent_id=parent.id if parent else None,
-            root_id=parent.root_id if parent else None,
-            max_retries=options.max_retries if options.max_retries is not INHERIT else ...,
-            time_limit=optional_seconds(options.time_limit, "time_limit"),
-            soft_time_limit=optional_seconds(options.soft_time_limit, "soft_time_limit"),
-            unique=lock.field if lock else None,
-            headers=options.headers,
-        )
-        level = MAIN if priority is None else priority
-        message = Header(level=level, id=job_id).encode() + call.encode()
+        task, parent = signature.task, current_request()
+        terms = task.terms if signature.options is NO_OPTIONS else signature.terms
+        job_id = terms.job_id or new_id()
+        lock = lock_of(signature) if terms.is_locking else None
+        level, rare = terms.level, None
+        if parent is not None:
+            level = terms.level_under(parent.priority)
+            rare = terms.fields(now, parent.id, parent.root_id, lock.field if lock else None)
+        elif not terms.is_plain:
+            rare = terms.fields(now, None, None, lock.field if lock else None)
+        message = new_header(level, job_id) + encode_call(task.name, signature.args, signature.kwargs, now, rare)
         limit = self.config.limits.max_message_bytes
         if len(message) > limit:
             raise MessageTooLarge(
                 f"{task.name}: the message has {len(message):,} bytes, max_message_bytes is {limit:,}; "
                 "store large data elsewhere and send a reference"
             )
-        due = (lock.due if lock else None) or options.due()
-        return queue, Enqueued(job_id, options.job_id is not None, level, due, message, lock.wire if lock else "")
+        if lock is None:
+            return terms.queue, Enqueued(job_id, terms.job_id is not None, level, terms.due, message)
+        return terms.queue, Enqueued(job_id, terms.job_id is not None, level, lock.due or terms.due, message, lock.wire)

@@ -105,6 +105,8 @@ class Job(Generic[R_co]):
             ``debounce``, ``throttle``): this is the handle of that one.
     """
 
+    __slots__ = ("__weakref__", "_client", "duplicate", "id", "queue")
+
     def __init__(self, client: Client, job_id: str, queue: str | None = None, *, duplicate: bool = False) -> None:
         self._client = client
         self.id = job_id

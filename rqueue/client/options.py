@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
@@ -11,8 +11,9 @@ from typing import Any, Final, Literal, TypedDict
 from rqueue.client.signals import HOOKS, JobOutcome, check_outcome_hook
 from rqueue.config import check_time_limits, check_ttl, positive
 from rqueue.errors import ConfigError
-from rqueue.wire.keys import check_job_id, check_queue_name
-from rqueue.wire.message import check_priority
+from rqueue.policy.routing import choose_priority, choose_queue
+from rqueue.wire.keys import MAIN, check_job_id, check_queue_name
+from rqueue.wire.message import check_priority, rare_fields
 
 Seconds = float | timedelta
 Unique = Literal["until_done", "until_start"] | timedelta
@@ -286,6 +287,70 @@ class CallOptions:
         return epoch_ms(expires) if isinstance(expires, datetime) else now_ms + round(seconds(expires) * 1000)
 
 
+@dataclass(slots=True)
+class Terms:
+    """What a call's options and its task's come to, whatever its arguments are.
+
+    Attributes:
+        queue: its queue.
+        level: the list it goes to, where no job enqueues it.
+        job_id: the id that the caller chose, or None.
+        due: when it may start, as the enqueue script takes it.
+        is_locking: a second job of the same kind is not simply enqueued.
+        is_plain: the message says of it what every message says, and no more.
+    """
+
+    queue: str
+    level: int
+    job_id: str | None
+    due: str
+    is_locking: bool
+    is_plain: bool
+    _task: TaskOptions
+    _call: CallOptions
+
+    @classmethod
+    def of(cls, name: str, task: TaskOptions, call: CallOptions, routes: Sequence[tuple[str, str]]) -> Terms:
+        """The terms of a call of the task with this name."""
+        is_locking = call.is_locking or task.is_locking
+        wishes = (call.max_retries, call.expires, task.expires, call.time_limit, call.soft_time_limit, call.headers)
+        return cls(
+            queue=choose_queue(name, (call.queue, task.queue), routes),
+            level=choose_priority(call.priority, None, task.priority) or MAIN,
+            job_id=call.job_id,
+            due=call.due(),
+            is_locking=is_locking,
+            is_plain=not is_locking and wishes == (INHERIT, None, None, None, None, None),
+            _task=task,
+            _call=call,
+        )
+
+    @property
+    def expires(self) -> bool:
+        """Whether it must start within a time: then Redis's clock has to be known."""
+        return self._call.expires is not None or self._task.expires is not None
+
+    def fields(
+        self, now_ms: int, parent_id: str | None, root_id: str | None, lock: Sequence[str] | None
+    ) -> dict[str, Any]:
+        """What the message says beyond what every message does, at this time, for a call by that job."""
+        call = self._call
+        return rare_fields(
+            call.expires_ms(now_ms, self._task.expires),
+            parent_id,
+            root_id,
+            optional_seconds(call.time_limit, "time_limit"),
+            optional_seconds(call.soft_time_limit, "soft_time_limit"),
+            lock,
+            call.max_retries,
+            call.headers,
+        )
+
+    def level_under(self, parent: int | None) -> int:
+        """The list it goes to where a job with this priority enqueues it."""
+        return choose_priority(self._call.priority, parent, self._task.priority) or MAIN
+
+
 def optional_seconds(value: Seconds | None, name: str) -> float | None:
     """As :func:`seconds`, where None is none."""
     return None if value is None else seconds(value, name)
@@ -365,3 +430,6 @@ def _check_locking(options: TaskOptions | CallOptions) -> None:
     key: object = options.unique_key
     if key is not None and not callable(key) and (not isinstance(key, str) or not key):
         raise ConfigError(f"unique_key {key!r}: a function of the call's arguments, or a template over its parameters")
+
+
+NO_OPTIONS: Final = CallOptions()

@@ -7,10 +7,12 @@ number, and after ``timeout_s`` the callers are told that nobody knows. A caller
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final
 
 from rqueue.broker.broker import Broker, Enqueued
@@ -26,13 +28,14 @@ BATCH_BYTES: Final = 512 * 1024
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
 _LATE_S: Final = 0.2
+_LOCK: Final = attrgetter("lock")
 
 
 Answer = bool | str
 """True: it is there; false: its id is alive already; or the id of the job that was there first."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Parcel:
     """What one caller enqueues at once: it goes in one step, and is answered as one, at the latest at its deadline."""
 
@@ -40,6 +43,13 @@ class _Parcel:
     size: int
     answer: asyncio.Future[list[Answer]]
     deadline_s: float
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """Parcels that wait no more and are not answered yet; whether Redis may have them."""
+
+    parcels: list[_Parcel]
     may_exist: bool = False
 
 
@@ -57,12 +67,12 @@ class Producer:
         self._id = secrets.token_hex(8)
         self._outlets: dict[str, _Outlet] = {}
 
-    async def put(self, keys: QueueKeys, jobs: Sequence[Enqueued]) -> list[Answer]:
-        """Enqueue jobs in one step; how each came out.
+    def put(self, keys: QueueKeys, jobs: Sequence[Enqueued]) -> asyncio.Future[list[Answer]]:
+        """Enqueue jobs in one step; how each came out is the future's result.
 
-        Cancelling before they were sent withdraws them; after that they exist.
+        Cancelling it before they were sent withdraws them; after that they exist.
 
-        Raises:
+        Raises (from the future):
             BrokerUnavailable: Redis could not be reached; nothing was enqueued.
             BrokerFull: Redis is full; nothing was enqueued.
             EnqueueUnknown: the reply was lost for good.
@@ -71,7 +81,7 @@ class Producer:
         outlet = self._outlets.get(keys.name)
         if outlet is None:
             outlet = self._outlets[keys.name] = _Outlet(self._broker, keys, self._id, self._timeout_s)
-        return await outlet.put(jobs)
+        return outlet.put(jobs)
 
     async def close(self) -> None:
         """Let what is under way end."""
@@ -83,29 +93,25 @@ class _Outlet:
 
     def __init__(self, broker: Broker, keys: QueueKeys, producer: str, timeout_s: float) -> None:
         self._broker, self._keys, self._producer, self._timeout_s = broker, keys, producer, timeout_s
+        self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Parcel] = deque()
-        self._unanswered: deque[_Parcel] = deque()
+        self._under_way: set[_Batch] = set()
         self._lanes = list(range(LANES))
         self._number = 0
-        self._is_pumping = False
+        self._is_starting = False
         self._timer: asyncio.TimerHandle | None = None
         self._trouble: BrokerError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def put(self, jobs: Sequence[Enqueued]) -> list[Answer]:
-        loop = asyncio.get_running_loop()
-        size = sum(len(job.message) for job in jobs)
+    def put(self, jobs: Sequence[Enqueued]) -> asyncio.Future[list[Answer]]:
+        loop = self._loop
+        size = len(jobs[0].message) if len(jobs) == 1 else sum([len(job.message) for job in jobs])
         parcel = _Parcel(jobs, size, loop.create_future(), loop.time() + self._timeout_s)
         self._waiting.append(parcel)
-        while self._unanswered and self._unanswered[0].answer.done():
-            self._unanswered.popleft()
-        self._unanswered.append(parcel)
         if self._timer is None:
             self._timer = loop.call_at(parcel.deadline_s, self._expire)
-        if not self._is_pumping and self._lanes:
-            self._is_pumping = True
-            loop.call_soon(self._pump)  # at the end of this turn: whoever enqueues in the same turn comes along
-        return await parcel.answer
+        self._start()
+        return parcel.answer
 
     async def close(self) -> None:
         while self._tasks:
@@ -115,46 +121,52 @@ class _Outlet:
 
     def _expire(self) -> None:
         """Tell those whose time is up; what was sent may exist, what was not is withdrawn."""
-        loop = asyncio.get_running_loop()
-        if self._timer is not None and loop.time() - self._timer.when() > _LATE_S:
+        now = self._loop.time()
+        if self._timer is not None and now - self._timer.when() > _LATE_S:
             # The loop was blocked: the replies may be here already, unread, and are read first.
-            self._timer = loop.call_later(_LATE_S / 2, self._expire)
+            self._timer = self._loop.call_later(_LATE_S / 2, self._expire)
             return
-        self._timer = None
-        while self._unanswered:
-            parcel = self._unanswered[0]
-            if not parcel.answer.done():
-                if parcel.deadline_s > loop.time():
-                    self._timer = loop.call_at(parcel.deadline_s, self._expire)
-                    return
-                if parcel.may_exist:
-                    _fail(parcel, EnqueueUnknown([job.id for job in parcel.jobs]))
-                else:
-                    why = self._trouble or "Redis did not answer"
-                    _fail(parcel, BrokerUnavailable(f"nothing was enqueued within {self._timeout_s:g} s: {why}"))
-            self._unanswered.popleft()
+        deadlines = [self._give_up(batch.parcels, now, may_exist=batch.may_exist) for batch in self._under_way]
+        deadlines.append(self._give_up(self._waiting, now, may_exist=False))
+        next_s = min(deadlines)
+        self._timer = self._loop.call_at(next_s, self._expire) if next_s < math.inf else None
 
-    def _pump(self) -> None:
-        self._is_pumping = False
-        while self._waiting and self._lanes:
+    def _give_up(self, parcels: Iterable[_Parcel], now: float, *, may_exist: bool) -> float:
+        """Tell those of the parcels, oldest first, whose time is up; when the next one's is."""
+        for parcel in parcels:
+            if parcel.answer.done():
+                continue
+            if parcel.deadline_s > now:
+                return parcel.deadline_s
+            if may_exist:
+                _fail(parcel, EnqueueUnknown([job.id for job in parcel.jobs]))
+            else:
+                why = self._trouble or "Redis did not answer"
+                _fail(parcel, BrokerUnavailable(f"nothing was enqueued within {self._timeout_s:g} s: {why}"))
+        return math.inf
+
+    def _start(self) -> None:
+        """Have a free lane deliver from the next turn on: whoever enqueues in the same turn comes along."""
+        if self._waiting and self._lanes and not self._is_starting:
+            self._is_starting = True
             self._begin(self._deliver(self._lanes.pop()))
-            if self._waiting[0].size < BATCH_BYTES and len(self._waiting) <= BATCH_JOBS:
-                return  # one batch takes them all
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name="rqueue enqueue")
+        task = self._loop.create_task(work, name="rqueue enqueue")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _deliver(self, lane: int) -> None:
         """Send batches over a lane until nothing waits."""
+        self._is_starting = False
         pause = _FIRST_PAUSE_S
         try:
             while self._waiting:
                 try:
                     # A batch is made once Redis can be reached: until then a caller can still withdraw.
-                    await self._broker.ready()
-                    await self._broker.announce(self._keys.name)
+                    if not self._broker.is_ready(self._keys.name):
+                        await self._broker.ready()
+                        await self._broker.announce(self._keys.name)
                 except BrokerUnavailable as exc:
                     self._trouble = exc
                     await asyncio.sleep(pause)
@@ -165,8 +177,9 @@ class _Outlet:
                         _fail(parcel, exc)
                 else:
                     pause = _FIRST_PAUSE_S
-                    if batch := self._take():
-                        await self._send(lane, batch)
+                    if parcels := self._take():
+                        self._start()  # for what is left
+                        await self._send(lane, _Batch(parcels))
         finally:
             self._lanes.append(lane)
 
@@ -189,44 +202,47 @@ class _Outlet:
                 size += parcel.size
         return batch
 
-    async def _send(self, lane: int, batch: list[_Parcel]) -> None:
+    async def _send(self, lane: int, batch: _Batch) -> None:
         """Send one batch, the same under the same number, until its fate is known or nobody waits for it any more."""
         self._number += 1
         number, pause, is_lost = self._number, _FIRST_PAUSE_S, False
-        while not all(parcel.answer.done() for parcel in batch):
-            if not is_lost:  # nothing of it is there: what was withdrawn, or given up, stays so
-                batch = [parcel for parcel in batch if not parcel.answer.done()]
-            for parcel in batch:
-                parcel.may_exist = True
-            jobs = [job for parcel in batch for job in parcel.jobs]
-            try:
-                answer: Sequence[Answer | None]
-                if any(job.lock for job in jobs):
-                    answer = await self._broker.admit(self._keys, self._producer, lane, number, jobs)
+        self._under_way.add(batch)
+        try:
+            while batch.parcels:
+                jobs = [job for parcel in batch.parcels for job in parcel.jobs]
+                batch.may_exist = True
+                try:
+                    answer: Sequence[Answer | None]
+                    if any(map(_LOCK, jobs)):
+                        answer = await self._broker.admit(self._keys, self._producer, lane, number, jobs)
+                    else:
+                        answer = await self._broker.enqueue(self._keys, self._producer, lane, number, jobs)
+                except BrokerUnavailable as exc:
+                    self._trouble = exc
+                    is_lost |= isinstance(exc, ReplyLost)
+                    batch.may_exist = is_lost
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE_S)
+                    left = [parcel for parcel in batch.parcels if not parcel.answer.done()]
+                    if not (left and is_lost):  # nothing of it is there: what was withdrawn, or given up, stays so
+                        batch.parcels = left
                 else:
-                    answer = await self._broker.enqueue(self._keys, self._producer, lane, number, jobs)
-            except BrokerUnavailable as exc:
-                self._trouble = exc
-                is_lost |= isinstance(exc, ReplyLost)
-                for parcel in batch:
-                    parcel.may_exist = is_lost
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
-            except BrokerError as exc:
-                await self._split(lane, batch, exc)
-                return
-            else:
-                self._answer(batch, answer)
-                return
+                    self._answer(batch.parcels, answer)
+                    return
+        except BrokerError as exc:
+            batch.may_exist = False
+            await self._split(lane, batch, exc)
+        finally:
+            self._under_way.discard(batch)
 
-    def _answer(self, batch: list[_Parcel], answer: Sequence[Answer | None]) -> None:
-        at = 0
-        for parcel in batch:
-            marks = answer[at : at + len(parcel.jobs)]
-            if None in marks:
+    def _answer(self, parcels: list[_Parcel], answer: Sequence[Answer | None]) -> None:
+        at, is_whole = 0, None not in answer
+        for parcel in parcels:
+            marks: Any = answer[at : at + len(parcel.jobs)]
+            if not is_whole and None in marks:
                 self._begin(self._put_again(parcel, marks))
             elif not parcel.answer.done():
-                parcel.answer.set_result([mark for mark in marks if mark is not None])
+                parcel.answer.set_result(marks)
             at += len(parcel.jobs)
 
     async def _put_again(self, parcel: _Parcel, marks: Sequence[Answer | None]) -> None:
@@ -234,6 +250,8 @@ class _Outlet:
         stopped = [job for job, mark in zip(parcel.jobs, marks, strict=True) if mark is None]
         if parcel.answer.done():
             return
+        batch = _Batch([parcel], may_exist=True)
+        self._under_way.add(batch)
         try:
             for job in stopped:
                 await forget(self._broker, self._keys, job.id)
@@ -244,16 +262,20 @@ class _Outlet:
         else:
             if not parcel.answer.done():
                 parcel.answer.set_result([next(fresh) if mark is None else mark for mark in marks])
+        finally:
+            self._under_way.discard(batch)
 
-    async def _split(self, lane: int, batch: list[_Parcel], error: BrokerError) -> None:
+    async def _split(self, lane: int, batch: _Batch, error: BrokerError) -> None:
         """A refused batch goes again in halves, so that one caller's message fails alone."""
-        if len(batch) <= 1 or isinstance(error, BrokerFull):
-            for parcel in batch:
+        parcels = batch.parcels
+        if len(parcels) <= 1 or isinstance(error, BrokerFull):
+            for parcel in parcels:
                 _fail(parcel, error)
             return
-        middle = len(batch) // 2
-        for half in (batch[:middle], batch[middle:]):
-            await self._send(lane, half)
+        middle = len(parcels) // 2
+        first, batch.parcels = _Batch(parcels[:middle]), parcels[middle:]
+        await self._send(lane, first)
+        await self._send(lane, batch)
 
 
 def _fail(parcel: _Parcel, error: BrokerError) -> None:

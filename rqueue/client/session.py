@@ -13,6 +13,13 @@ from rqueue.client.producer import Producer
 from rqueue.config import Limits
 from rqueue.wire.keys import Keys
 
+_forks: list[None] = []
+"""One for each fork between this process and the one that was started."""
+
+# Each enqueue asks whether this is still the process in which its session was made: `os.getpid` is a system call.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _forks.append(None))
+
 
 class Session:
     """One event loop's connections; none of them is ever used from another loop or process.
@@ -25,7 +32,7 @@ class Session:
 
     def __init__(self, endpoint: Endpoint, keys: Keys, limits: Limits) -> None:
         self.loop = asyncio.get_running_loop()
-        self.pid = os.getpid()
+        self._forks = len(_forks)
         self.broker = Broker(endpoint, keys)
         self.producer = Producer(self.broker, limits.enqueue_timeout_s)
         self.listener = Listener(self.broker)
@@ -33,7 +40,7 @@ class Session:
 
     def is_usable(self) -> bool:
         """True in the loop and the process in which it was made."""
-        return self.pid == os.getpid() and not self.loop.is_closed()
+        return self._forks == len(_forks) and not self.loop.is_closed()
 
     async def close(self) -> None:
         """Let what is under way end, and close the connections."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from rqueue.client.context import Context
 from rqueue.client.job import Job, SyncJob
-from rqueue.client.options import CallKwargs, CallOptions, TaskOptions
+from rqueue.client.options import NO_OPTIONS, CallKwargs, CallOptions, TaskOptions, Terms
 from rqueue.client.resources import Provider, Resources, needs_of
 from rqueue.client.signals import HOOKS, Hooks, JobOutcome
 from rqueue.client.uniqueness import check_template
@@ -23,7 +24,7 @@ R_co = TypeVar("R_co", covariant=True)
 Hook = TypeVar("Hook", bound=Callable[[JobOutcome], object])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that would cost each call four times as much
 class Signature(Generic[R_co]):
     """A call that has not been enqueued: what ``enqueue_many`` takes.
 
@@ -39,9 +40,12 @@ class Signature(Generic[R_co]):
     options: CallOptions
 
     @property
-    def expires(self) -> bool:
-        """Whether it must start within a time: then Redis's clock has to be known."""
-        return self.options.expires is not None or self.task.defaults.expires is not None
+    def terms(self) -> Terms:
+        """What the options come to."""
+        task, options = self.task, self.options
+        if options is NO_OPTIONS:
+            return task.terms
+        return Terms.of(task.name, task.defaults, options, task.client.config.routes)
 
 
 class Prepared(Generic[P, R]):
@@ -61,7 +65,7 @@ class Prepared(Generic[P, R]):
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Enqueue a job; returns when Redis has confirmed it. Errors as in :meth:`Task.enqueue`."""
-        return await self._task.client.enqueue(self.s(*args, **kwargs))
+        return await self._task.client.enqueue(Signature(self._task, args, kwargs, self._options))
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> SyncJob[R]:
         """Enqueue from synchronous code. Errors as in :meth:`Task.delay`."""
@@ -77,6 +81,7 @@ class Task(Generic[P, R]):
         is_bound: it takes a :class:`~rqueue.client.context.Context` first.
         is_coroutine: it runs on the event loop; others run in a thread.
         defaults: the task's options.
+        terms: what they come to for a call without options.
         needs: its ``Depends`` parameters, and the provider of each.
         parameters: what a caller passes; None for a builtin that does not say.
         hooks: what is called once a job of it was settled.
@@ -89,6 +94,7 @@ class Task(Generic[P, R]):
         self.function = function
         self.name = name
         self.defaults = options
+        self.terms = Terms.of(name, options, NO_OPTIONS, client.config.routes)
         self.is_bound = bind
         self.is_coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
             getattr(function, "__call__", None)  # noqa: B004 - an object whose call is a coroutine function
@@ -130,8 +136,10 @@ class Task(Generic[P, R]):
     def s(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
         """A call for ``enqueue_many``."""
         self.check(args, kwargs)
-        return Signature(self, args, kwargs, _NO_OPTIONS)
+        return Signature(self, args, kwargs, NO_OPTIONS)
 
+    # `async def`, though a function that returns the client's coroutine would cost less: frameworks ask whether what
+    # they are given to call is a coroutine function, and would let the coroutine fall.
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Enqueue a job; returns when Redis has confirmed it.
 
@@ -141,7 +149,7 @@ class Task(Generic[P, R]):
             BrokerUnavailable, BrokerFull: nothing was enqueued.
             EnqueueUnknown: the reply was lost for good; the job may exist.
         """
-        return await self.client.enqueue(self.s(*args, **kwargs))
+        return await self.client.enqueue(Signature(self, args, kwargs, NO_OPTIONS))
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> SyncJob[R]:
         """Enqueue from synchronous code, from any thread where no event loop runs; errors as in :meth:`enqueue`.
@@ -250,9 +258,6 @@ class BoundDecorator(Protocol):
         """Register the function."""
 
 
-_NO_OPTIONS = CallOptions()
-
-
 def _parameters(
     name: str, function: Callable[..., Any], bind: bool, needs: Mapping[str, Provider]
 ) -> inspect.Signature | None:
@@ -281,7 +286,11 @@ def _checker(
     if signature is None:
         return lambda _args, _kwargs: None
 
+    least, most = _counts(signature)
+
     def check(args: Any, kwargs: Any) -> None:
+        if not kwargs and least <= len(args) <= most:
+            return
         for given in needs:
             if given in kwargs:  # a task with **kwargs would take it
                 raise TypeError(f"{name}{signature}: got an unexpected keyword argument {given!r}: the worker gives it")
@@ -291,6 +300,20 @@ def _checker(
             raise TypeError(f"{name}{signature}: {exc}") from None
 
     return check
+
+
+def _counts(signature: inspect.Signature) -> tuple[float, float]:
+    """How many arguments without a name are a complete call."""
+    least, most = 0.0, 0.0
+    for parameter in signature.parameters.values():
+        is_needed = parameter.default is parameter.empty
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            most = math.inf
+        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            least, most = least + is_needed, most + 1
+        elif parameter.kind is parameter.KEYWORD_ONLY and is_needed:
+            least = math.inf
+    return least, most
 
 
 def _passed(parameters: Iterable[inspect.Parameter], needs: Mapping[str, Provider]) -> list[inspect.Parameter]:

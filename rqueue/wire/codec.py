@@ -20,6 +20,7 @@ _TAGS: Final = frozenset({"$bytes", "$dict"})
 # Every object whose first key begins with "$" shows these bytes in orjson's compact form. Text may show them too;
 # then the slow path runs and changes nothing.
 _HINT: Final = b'{"$'
+_DOLLAR: Final = ord("$")
 # orjson would send attributes that are no fields, and dies of a slotted field that was never set (3.13).
 _OPTIONS: Final = orjson.OPT_PASSTHROUGH_DATACLASS
 
@@ -31,16 +32,17 @@ def dumps(value: Any) -> bytes:
         TypeError: something in it is not JSON (a set, an integer beyond 64 bits, NaN, a key that is not a string, …).
     """
     try:
-        data = orjson.dumps(value, default=_represent, option=_OPTIONS)
+        data = orjson.dumps(value, _represent, _OPTIONS)
     except orjson.JSONEncodeError as exc:
         cause = exc.__cause__
         raise TypeError(str(cause or exc)) from None
     except RecursionError:
         raise TypeError("nested too deeply") from None
-    if b"null" in data and (bad := _non_finite(value)) is not None:
+    # `find`, since `in` tries first whether bytes are a number, which costs as much as the encoding; a number is quick.
+    if data.find(b"null") >= 0 and (bad := _non_finite(value)) is not None:
         # orjson writes NaN and infinities as null: a value would arrive as another one.
         raise TypeError(f"{bad} is not a JSON number")
-    return _escape(value) if _HINT in data else data
+    return _escape(value) if _DOLLAR in data and data.find(_HINT) >= 0 else data
 
 
 def loads(data: bytes) -> Any:

@@ -218,33 +218,17 @@ class Call:
         Raises:
             TypeError: an argument is not JSON; the text names it.
         """
-        body: dict[str, Any] = {"task": self.task}
-        if self.args:
-            body["args"] = self.args
-        if self.kwargs:
-            body["kwargs"] = self.kwargs
-        for name in ("enqueued", "expires", "parent_id", "root_id", "time_limit", "soft_time_limit", "unique"):
-            if (value := getattr(self, name)) is not None:
-                body[name] = value
-        if self.max_retries is not ...:
-            body["max_retries"] = self.max_retries
-        if self.headers:
-            body["headers"] = self.headers
-        try:
-            return codec.dumps(body)
-        except TypeError as exc:
-            raise TypeError(self._name_culprit(exc)) from None
-
-    def _name_culprit(self, error: TypeError) -> str:
-        named = [(f"argument {index + 1}", value) for index, value in enumerate(self.args)]
-        named += [(f"argument {name!r}", value) for name, value in (self.kwargs or {}).items()]
-        named += [(f"header {name!r}", value) for name, value in (self.headers or {}).items()]
-        for name, value in named:
-            try:
-                codec.dumps(value)
-            except TypeError as exc:
-                return f"{self.task}: {name} cannot be sent as JSON: {exc} (got {type(value).__name__})"
-        return f"{self.task}: the arguments cannot be sent as JSON: {error}"
+        rare = rare_fields(
+            self.expires,
+            self.parent_id,
+            self.root_id,
+            self.time_limit,
+            self.soft_time_limit,
+            self.unique,
+            self.max_retries,
+            self.headers,
+        )
+        return encode_call(self.task, self.args, self.kwargs, self.enqueued, rare)
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
@@ -273,6 +257,82 @@ class Call:
         if (move := known.get("move")) is not None:
             known["move"] = _onward(move)
         return cls(**known)
+
+
+def new_header(level: int, job_id: str) -> bytes:
+    """The header of a job that has never run: ``Header(level, id=job_id).encode()``."""
+    return f"1 {level or '-'} 0 0 0 {job_id} ".encode()
+
+
+def encode_call(
+    task: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None,
+    enqueued: int | None,
+    rare: Mapping[str, Any] | None = None,
+) -> bytes:
+    """A call's bytes from its fields, without a :class:`Call`, since each enqueue comes here.
+
+    Args:
+        task, args, kwargs, enqueued: what nearly every call has.
+        rare: the others, by :func:`rare_fields`.
+
+    Raises:
+        TypeError: an argument is not JSON; the text names it.
+    """
+    body: dict[str, Any] = {"task": task}
+    if args:
+        body["args"] = args
+    if kwargs:
+        body["kwargs"] = kwargs
+    if enqueued is not None:
+        body["enqueued"] = enqueued
+    if rare:
+        body.update(rare)
+    try:
+        return codec.dumps(body)
+    except TypeError as exc:
+        raise TypeError(_name_culprit(exc, body)) from None
+
+
+def rare_fields(
+    expires: int | None,
+    parent_id: str | None,
+    root_id: str | None,
+    time_limit: float | None,
+    soft_time_limit: float | None,
+    unique: Sequence[str] | None,
+    max_retries: int | Any | None,
+    headers: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """A call's other fields by name, in the message's order; those at their default are left out."""
+    fields: dict[str, Any] = {
+        "expires": expires,
+        "parent_id": parent_id,
+        "root_id": root_id,
+        "time_limit": time_limit,
+        "soft_time_limit": soft_time_limit,
+        "unique": unique,
+    }
+    fields = {name: value for name, value in fields.items() if value is not None}
+    if max_retries is not ...:
+        fields["max_retries"] = max_retries
+    if headers:
+        fields["headers"] = headers
+    return fields
+
+
+def _name_culprit(error: TypeError, body: Mapping[str, Any]) -> str:
+    task = body["task"]
+    named = [(f"argument {index + 1}", value) for index, value in enumerate(body.get("args", ()))]
+    named += [(f"argument {name!r}", value) for name, value in body.get("kwargs", {}).items()]
+    named += [(f"header {name!r}", value) for name, value in body.get("headers", {}).items()]
+    for name, value in named:
+        try:
+            codec.dumps(value)
+        except TypeError as exc:
+            return f"{task}: {name} cannot be sent as JSON: {exc} (got {type(value).__name__})"
+    return f"{task}: the arguments cannot be sent as JSON: {error}"
 
 
 def _check_optional(fields: dict[str, Any]) -> None:

@@ -186,15 +186,41 @@ async def test_a_taken_id_does_not_stop_its_neighbours(broker, keys, seed, dump,
     }
 
 
+@pytest.mark.parametrize("custom", [False, True])
 @pytest.mark.parametrize("level", [0, 5])
-async def test_a_main_list_that_is_none_is_refused_before_any_change(broker, keys, seed, dump, job, level):
+async def test_a_main_list_that_is_none_is_refused_before_any_change(broker, keys, seed, dump, job, level, custom):
     """An enqueue fails before it has changed anything (types before any write). Breaks when an id is written first: the
     job is nowhere, and its id is alive for ever; or when the job is there although the answer is an error.
     """
     await seed({"main": b"somebody's string"})
     with pytest.raises(BrokerError):
-        await broker.enqueue(keys, "p", 0, 1, [job("a", level, custom=True)])
+        await broker.enqueue(keys, "p", 0, 1, [job("a", level, custom=custom)])
     assert await dump() == {"main": b"somebody's string"}
+
+
+@pytest.mark.parametrize("custom", [False, True])
+async def test_a_priority_that_is_no_list_is_refused_before_any_change(broker, keys, seed, dump, message, job, custom):
+    """As for the main list, which stays without a token. Breaks when ids are written before messages, unasked.
+
+    Plain jobs of another list need not know; those of a batch with other jobs are refused with them.
+    """
+    await seed({"p5": b"somebody's string"})
+    with pytest.raises(BrokerError):
+        await broker.enqueue(keys, "p", 0, 1, [job("a", 5, custom=custom)])
+    with pytest.raises(BrokerError):
+        await broker.enqueue(keys, "p", 0, 2, [job("b"), job("c", 7)])
+    assert await dump() == {"p5": b"somebody's string"}
+    await broker.enqueue(keys, "p", 0, 3, [job("d")])
+    assert (await dump())["main"] == [message("d")]
+
+
+async def test_a_batch_of_several_lists_keeps_each_lists_order(broker, keys, dump, message, job):
+    """FIFO in a list, however a batch is mixed. Breaks when a batch of two lists is taken for one of one."""
+    await broker.enqueue(keys, "p", 0, 1, [job("a", 5), job("b"), job("c", 5), job("d", due="+60000"), job("e")])
+    stored = await dump()
+    assert stored["main"] == [message("e"), message("b")]
+    assert stored["p5"] == [message("c", 5), message("a", 5)]
+    assert stored["jobs"] == {*"abcde"}
 
 
 @on_redis

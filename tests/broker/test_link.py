@@ -9,7 +9,7 @@ import redis.exceptions
 
 from rqueue.broker.broker import Broker
 from rqueue.broker.endpoint import Endpoint
-from rqueue.broker.link import Link, NoScript, translate
+from rqueue.broker.link import Link, NoScript, pack, translate
 from rqueue.broker.scripts import SCRIPTS
 from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, ReplyLost
 from rqueue.wire.keys import Keys
@@ -83,6 +83,20 @@ async def test_commands_leave_in_the_order_in_which_they_were_given(url, new_lin
         await asyncio.wait([asyncio.ensure_future(raw("PING"))])
     await link.call("PING")
     assert [value for value in await raw("LRANGE", "l", 0, -1) if len(value) == 1] == [b"%d" % n for n in range(10)]
+
+
+def test_the_first_reply_is_not_lost_however_soon_it_comes(redis_url):
+    """Breaks when a new connection's replies are read by two: uvloop may read in the turn in which it was opened."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def open_many() -> None:
+        for _ in range(100):
+            link = Link(Endpoint(redis_url).connection, 1, scripts=False)
+            assert await link.call("ECHO", "first") == b"first"
+            await link.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(open_many())
 
 
 # Not sent, or the reply is lost
@@ -222,6 +236,29 @@ async def test_an_argument_that_cannot_be_sent_fails_alone(url, new_link, bad):
     assert await link.call("ECHO", "c") == b"c"
 
 
+class Number(int):
+    """A whole number all the same."""
+
+
+@pytest.mark.parametrize(
+    ("argument", "sent"),
+    [
+        (b"\x00\r\n\xff", b"\x00\r\n\xff"),
+        ("é", "é".encode()),
+        ("a\udcff", b"a\xff"),
+        ("", b""),
+        (0, b"0"),
+        (-7, b"-7"),
+        (2**70, b"1180591620717411303424"),
+        (True, b"1"),
+        (Number(3), b"3"),
+    ],
+)
+def test_an_argument_is_sent_as_it_is(argument, sent):
+    """Breaks when what hiredis refuses is not sent, or sent as something else."""
+    assert pack(("ECHO", argument)) == b"*2\r\n$4\r\nECHO\r\n$%d\r\n%b\r\n" % (len(sent), sent)
+
+
 # Written
 
 
@@ -257,15 +294,36 @@ async def test_written_says_when_it_could_not_be(new_link, new_server):
     assert await fails(call) is BrokerUnavailable
 
 
-async def test_written_says_so_too_when_the_connection_broke_before(new_link, new_server):
-    """A job must not start on a mark that was never sent. Breaks when a write that fails resolves it."""
+async def test_written_never_says_so_of_what_a_broken_connection_held(new_link, new_server):
+    """A job must not start on a mark that was never sent. Breaks when a write that fails resolves it.
+
+    A new connection may take the command all the same.
+    """
     link = new_link(new_server().url)
     await link.call("PING")
     link._connection._writer.transport.abort()
     call = link.call("PING")
+    (written,) = await asyncio.gather(link.written(), return_exceptions=True)
+    reply = await fails(call)
+    assert isinstance(written, BrokerUnavailable) or (written, reply) == (None, bytes)
+
+
+async def test_written_says_so_when_the_connection_breaks_meanwhile(new_link, new_server):
+    """What was in a buffer is gone with it. Breaks when nothing is left to write, and that is taken for written."""
+    server = new_server()
+    link = new_link(server.url)
+    await link.call("PING")
+    os.kill(server.pid, signal.SIGSTOP)
+    call = link.call("SET", "k", b"x" * 32_000_000)  # more than the sockets' buffers hold
+    async with asyncio.timeout(5):
+        while link._outbox:
+            await asyncio.get_running_loop().run_in_executor(None, lambda: None)
+    written = asyncio.ensure_future(link.written())
+    await asyncio.wait([written], timeout=0.05)
+    server.kill()
     with pytest.raises(BrokerUnavailable):
-        await link.written()
-    assert issubclass(await fails(call), BrokerUnavailable)
+        await written
+    assert await fails(call) is ReplyLost
 
 
 async def test_written_waits_for_a_write_that_is_under_way(new_link, new_server):

@@ -299,7 +299,7 @@ async def test_many_jobs_of_which_one_queue_refuses_its_own(app, store):
 
     async with app:
         look = store(app)
-        look.redis.set("rqueue:{email}:p7", "not a list")
+        look.redis.set("rqueue:{email}", "not a list")
         queues = ["default", "email", "default", "email", "reports"]
         calls = [job.options(queue=queue).s(n) for n, queue in enumerate(queues)]
         with pytest.raises(EnqueueManyFailed, match=r"^2 of 5 calls were not enqueued.*WRONGTYPE") as caught:
@@ -313,7 +313,7 @@ async def test_many_jobs_of_which_one_queue_refuses_its_own(app, store):
         assert [handle.queue for handle in jobs if handle] == ["default", "default", "reports"]
         assert look.alive("email") == set()
         # What was not enqueued can be, once somebody has mended the queue.
-        look.redis.delete("rqueue:{email}:p7")
+        look.redis.delete("rqueue:{email}")
         again = await app.enqueue_many([call for call, error in zip(calls, errors, strict=True) if error])
         async with app.worker(queues=["default", "email", "reports"]):
             handles = [*(handle for handle in jobs if handle), *again]

@@ -412,6 +412,7 @@ async def test_who_was_told_that_nothing_was_enqueued_is_not_enqueued_with_those
                 raise BrokerUnavailable("READONLY You can't write against a read only replica")
             return await enqueue(*arguments)
 
+        broker.is_ready = lambda _queue: not is_away
         broker.ready, broker.enqueue = is_ready, refuse
         early = asyncio.create_task(job.enqueue("early"))
         await asyncio.wait([early], timeout=0.2)

@@ -200,3 +200,44 @@ async def test_a_value_that_is_not_json_is_refused_by_its_arguments_name(app, st
         with pytest.raises(TypeError, match=r"argument 1"):
             await app.enqueue_many([echo.s(1), echo.s(value)])
         assert store(app).names() == set()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda: None,
+        lambda a, b: None,
+        lambda a, b=1: None,
+        lambda a, /, b=1: None,
+        lambda *args: None,
+        lambda a, *args: None,
+        lambda *, a: None,
+        lambda a, *, b: None,
+        lambda a, *, b=1: None,
+        lambda a, **kwargs: None,
+    ],
+    ids=lambda function: str(inspect.signature(function)),
+)
+@pytest.mark.parametrize("count", range(4))
+def test_counting_arguments_says_what_binding_them_would(app, function, count):
+    """Breaks when a call is let through, or refused, that Python's own rules would not."""
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        fits = False
+    else:
+        fits = True
+    task = app.task(name="counted")(function)
+    if fits:
+        task.s(*range(count))
+    else:
+        with pytest.raises(TypeError, match="counted"):
+            task.s(*range(count))
+
+
+async def test_wrong_arguments_are_said_when_it_is_awaited(app):
+    """So that of several calls at once each fails alone. Breaks when the call itself raises."""
+    add = app.task(name="add")(lambda a, b: None)
+    for call in (add.enqueue(1), add.options(priority=3).enqueue(1)):
+        with pytest.raises(TypeError, match="missing a required argument: 'b'"):
+            await call

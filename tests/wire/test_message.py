@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rqueue.errors import ConfigError, MalformedMessage
 from rqueue.wire import codec
-from rqueue.wire.message import TOKEN, Call, Header, Message, check_priority, fragment
+from rqueue.wire.message import TOKEN, Call, Header, Message, check_priority, fragment, new_header
 
 LUA = Path(__file__).parents[2] / "rqueue" / "broker" / "lua"
 
@@ -415,3 +415,9 @@ def test_a_way_that_is_none_is_malformed(value):
 
 def test_no_way_is_none():
     assert Call.decode(b'{"task":"t","move":null}').move is None
+
+
+@given(level=st.integers(0, 10), job_id=IDS)
+def test_a_new_jobs_header_is_a_header(level, job_id):
+    """Breaks when the short way and the long one differ."""
+    assert new_header(level, job_id) == Header(level, id=job_id).encode()
