@@ -53,7 +53,7 @@ def loads(data: bytes) -> Any:
     """
     value = orjson.loads(data)
     try:
-        return _untag(value) if b'"$' in data else value
+        return _untag(value) if _DOLLAR in data and data.find(b'"$') >= 0 else value
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

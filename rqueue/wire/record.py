@@ -6,6 +6,7 @@ A record always begins with ``{"state":"…"``: the script that settles reads th
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
@@ -25,6 +26,10 @@ MAX_TRACEBACK_CHARS: Final = 16_000
 """A traceback is cut to this many characters, from its beginning: its end says what happened."""
 
 
+_SUCCESS: Final = (
+    b'{"state":"SUCCESS","result":%b,"task":%b,"worker":%b,"enqueued":%d,"started":%d,"finished":%d}'
+)
+_as_json = lru_cache(orjson.dumps)
 _STATES: Final = {state.encode(): state.value for state in State}
 _PLAIN: Final = frozenset({str, int, orjson.Fragment})
 
@@ -79,6 +84,19 @@ class Record:
             if value is not None:
                 fields[name] = value if type(value) in _PLAIN else fragment(codec.dumps(value))
         return orjson.dumps(fields)
+
+
+def encode_success(result: bytes, task: str, worker: str, enqueued: int, started: int, finished: int) -> bytes:
+    """The record of a job that had nothing but its success, as ``Record(…).encode()`` makes it in three times the time.
+
+    Args:
+        result: the returned value as JSON.
+        task: the task's name.
+        worker: the worker that ran it.
+        enqueued, started, finished: when, in ms since the epoch.
+    """
+    names = _as_json(task), _as_json(worker)
+    return _SUCCESS % (result, *names, enqueued, started, finished)
 
 
 def decode_record(data: bytes) -> dict[str, Any]:

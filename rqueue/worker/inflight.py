@@ -245,10 +245,10 @@ class Inflight:
         left = self.life.left()
         free = self.idle_slots if left is None else min(self.idle_slots, left)
         while held and len(batch) < free:
-            entry = heapq.heappop(held)
-            if self._is_held(entry):
-                entry[2].phase = Phase.RUNNING
-                batch.append(entry[2])
+            _, ticket, job = heapq.heappop(held)
+            if job.phase is Phase.HELD and job.ticket == ticket:
+                job.phase = Phase.RUNNING
+                batch.append(job)
         self._held_count -= len(batch)
         self.running += len(batch)
         self.life.started += len(batch)
@@ -276,7 +276,8 @@ class Inflight:
         """A running job gives its slot back and is to be settled."""
         now = elapsed_s()
         self.running -= 1
-        self._open_to_others(job)
+        if job is self.exclusive or job is self._questioned:
+            self._open_to_others(job)
         self.pace.ended(now - job.started_s, now)
         job.ended_s = now
         self.settle(job, settlement)
@@ -310,7 +311,8 @@ class Inflight:
         if job.phase is Phase.HELD:
             self._held_count -= 1
         job.phase = Phase.SETTLING
-        self._open_to_others(job)
+        if job is self.exclusive or job is self._questioned:
+            self._open_to_others(job)
         self._jobs.add(job)
         self.outbox.append((job, settlement, None))
         self.signals.settle.set()
@@ -327,7 +329,8 @@ class Inflight:
         if job.phase is Phase.HELD:
             self._held_count -= 1
         job.phase = Phase.GONE
-        self._open_to_others(job)
+        if job is self.exclusive or job is self._questioned:
+            self._open_to_others(job)
         self._jobs.discard(job)
         self.signals.fetch.set()
         if self._settles_first:

@@ -15,7 +15,7 @@ from rqueue.policy.retry import backoff_s, may_retry
 from rqueue.wire import codec
 from rqueue.wire.history import noted
 from rqueue.wire.message import Call, Onward, fragment
-from rqueue.wire.record import Failure, Letter, Record
+from rqueue.wire.record import Failure, Letter, Record, encode_success
 from rqueue.wire.state import State
 from rqueue.worker.inflight import ClaimedJob
 from rqueue.worker.outcome import (
@@ -133,7 +133,11 @@ class Judge:
     def _succeeded(self, job: ClaimedJob, result: bytes, call: Call | None, options: TaskOptions) -> Settlement:
         if options.ignore_result:
             return Ack(self._record(State.SUCCESS, job, call), "0")
-        return Ack(self._record(State.SUCCESS, job, call, result=result), self.ttl(options))
+        if call is not None and call.enqueued is not None and job.started_ms is not None and _is_uneventful(job, call):
+            record = encode_success(result, call.task, job.worker, call.enqueued, job.started_ms, self.now_ms())
+        else:
+            record = self._record(State.SUCCESS, job, call, result=result)
+        return Ack(record, self.ttl(options))
 
     def _asked_to_retry(
         self, job: ClaimedJob, outcome: WantsRetry, call: Call | None, options: TaskOptions
@@ -243,6 +247,13 @@ class Judge:
         if job.progress is not None:
             about["progress"] = fragment(job.progress)
         return Record(state, result, failure, about).encode()
+
+
+def _is_uneventful(job: ClaimedJob, call: Call) -> bool:
+    """Nothing is to be said of it but that it ran, as of most jobs."""
+    header = job.message.header
+    has_family = call.root_id is not None or call.parent_id is not None
+    return not (header.retries or header.losses or has_family or call.history or job.progress is not None)
 
 
 @lru_cache
