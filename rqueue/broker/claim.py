@@ -76,7 +76,8 @@ class Claiming(Calls):
         now, due, flat, stops = reply
         self.clock.observe(now)
         taken = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
-        messages = [Claimed(queue, level, raw) for queue, level, raws in taken for raw in raws]
+        # A NamedTuple's own way takes three times as long.
+        messages = [tuple.__new__(Claimed, (queue, level, raw)) for queue, level, raws in taken for raw in raws]
         return Claim(None if due < 0 else due, messages, tuple(_stopped(*each) for each in stops))
 
     async def block(self, keys: QueueKeys, worker: str, timeout_s: float) -> bytes | None:

@@ -63,6 +63,9 @@ class Rates:
     def __init__(self) -> None:
         self._limits: dict[str, _Limit] = {}
 
+    def __len__(self) -> int:
+        return len(self._limits)
+
     def set(self, task: str, rate: str | float | None) -> None:
         """Limit a task, or no longer.
 

@@ -26,9 +26,7 @@ MAX_TRACEBACK_CHARS: Final = 16_000
 """A traceback is cut to this many characters, from its beginning: its end says what happened."""
 
 
-_SUCCESS: Final = (
-    b'{"state":"SUCCESS","result":%b,"task":%b,"worker":%b,"enqueued":%d,"started":%d,"finished":%d}'
-)
+_SUCCESS: Final = b'{"state":"SUCCESS","result":%b,"task":%b,"worker":%b,"enqueued":%d,"started":%d,"finished":%d}'
 _as_json = lru_cache(orjson.dumps)
 _STATES: Final = {state.encode(): state.value for state in State}
 _PLAIN: Final = frozenset({str, int, orjson.Fragment})

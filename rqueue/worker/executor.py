@@ -262,6 +262,8 @@ class Executor:
         """A started job's call and task; None when it does not run, which is seen to."""
         job.started_s, job.started_ms = elapsed_s(), self._judge.now_ms()
         prepared = prepare(job, self._registry, job.started_ms)
+        if isinstance(prepared, tuple):
+            job.seen["task"] = prepared[1].name
         if (later := self._not_now(job, prepared)) is not None:
             self._inflight.put_off(job, later)
             return None
@@ -307,9 +309,9 @@ class Executor:
         if self._inflight.paused_tasks and is_paused(prepared, self._inflight.paused_tasks.get(job.keys, frozenset())):
             job.seen["paused"] = True
             return parked(job)
-        if not isinstance(prepared, tuple):
+        if not self.rates or not isinstance(prepared, tuple):
             return None
-        job.seen["task"] = name = prepared[1].name
+        name = prepared[1].name
         if (wait_s := self.rates.wait_s(name, job.started_s)) > 0:
             job.seen["rate_limit"] = self.rates.text(name)
             return Defer(job.message.changed(id=job.id), wait_s)

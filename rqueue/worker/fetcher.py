@@ -82,6 +82,7 @@ class Fetcher:
         self.paused: set[QueueKeys] = set()
         self.fetched_ms = 0
         self._app = app
+        self._ranks: dict[QueueKeys, int] = {}
         self._blocks: dict[QueueKeys, asyncio.Task[bytes | None]] = {}
         self._changes: list[tuple[QueueKeys, bool, asyncio.Future[bool]]] = []
         self._turn = 0
@@ -412,6 +413,9 @@ class Fetcher:
                 nameless.setdefault(id(keys), []).append((job, raw))
         if held:
             self._inflight.hold(*held)
+        if self._observers:
+            for job in (*held, *(job for jobs in nameless.values() for job, _ in jobs)):
+                self._observers.received(job)
         for jobs in nameless.values():
             await self._adopt(jobs)
         for keys in self.paused & {keys for keys, _, _ in arrived} if self.paused else ():
@@ -429,14 +433,14 @@ class Fetcher:
             self._inflight.settle(bad, self._judge.decide(bad, Unreadable("malformed", str(exc))))
             return None
         rank = message.header.level or level or self._rank(keys)
-        job = ClaimedJob(keys, worker, message, job_id, rank)
-        if self._observers:
-            self._observers.received(job)
-        return job
+        return ClaimedJob(keys, worker, message, job_id, rank)
 
     def _rank(self, keys: QueueKeys) -> int:
         """Where the queue's jobs without a priority rank among the others."""
-        return self._app.queue(keys.name).priority
+        rank = self._ranks.get(keys)
+        if rank is None:
+            rank = self._ranks[keys] = self._app.queue(keys.name).priority
+        return rank
 
     async def _adopt(self, jobs: list[tuple[ClaimedJob, bytes]]) -> None:
         """Give ids to messages of producers that gave none, in Redis before anything else is done about them."""

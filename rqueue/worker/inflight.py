@@ -147,6 +147,7 @@ class Inflight:
         self.exclusive: ClaimedJob | None = None
         self._questioned: ClaimedJob | None = None
         self.question_ends_s = 0.0
+        self._none_since_s = 0.0
         self.paused_tasks: dict[QueueKeys, frozenset[str]] = {}
 
     def __len__(self) -> int:
@@ -279,8 +280,9 @@ class Inflight:
         if job is self.exclusive or job is self._questioned:
             self._open_to_others(job)
         self.pace.ended(now - job.started_s, now)
-        job.ended_s = now
-        self.settle(job, settlement)
+        job.ended_s, job.phase = now, Phase.SETTLING
+        self.outbox.append((job, settlement, None))
+        self.signals.settle.set()
         self.signals.execute.set()
         self.signals.fetch.set()
 
@@ -347,14 +349,13 @@ class Inflight:
         if self.exclusive is not None:
             return 0
         before_s = elapsed_s() - longest_s
+        if self._none_since_s >= before_s:
+            return 0  # without a look at each
         is_full = self.idle_slots <= 0 or self.life.is_spent()
         stuck = (is_full, is_full or self.is_questioning())
-        return sum(
-            self._is_held(entry) and entry[2].held_s < before_s
-            for held, is_stuck in zip(self._held, stuck, strict=True)
-            if is_stuck
-            for entry in held
-        )
+        since = [[entry[2].held_s for entry in held if self._is_held(entry)] for held in self._held]
+        self._none_since_s = min((each for held in since for each in held), default=before_s)
+        return sum(each < before_s for held, is_stuck in zip(since, stuck, strict=True) if is_stuck for each in held)
 
     def take_held(
         self, excess: int | None = None, *, but: ClaimedJob | None = None, queue: QueueKeys | None = None
