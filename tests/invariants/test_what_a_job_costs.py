@@ -74,17 +74,17 @@ DRAIN = f"{CLAIMED} {ACKED}"
 
 PINS = {
     "enqueue, one at a time": Pin(ENQUEUE, 5, 1, 1, 332, 7),
-    "enqueue, 100 callers": Pin("", 0.05, 0.01, 0.01, 142, 1.1),
-    "enqueue_many, 1,000 a call": Pin("", 0.005, 0.001, 0.01, 141, 1.1),
-    "drain": Pin(DRAIN, 4.6, 0.08, 0.08, 450, 110),
-    "drain, ignore_result": Pin(f"{CLAIMED} lrem del publish", 4.6, 0.08, 0.08, 435, 110),
-    "drain, ten priorities": Pin(DRAIN, 4.9, 0.08, 0.08, 450, 110),
-    "drain, threads": Pin(DRAIN, 4.7, 0.1, 0.08, 455, 110),
-    "drain, 10 kB of arguments": Pin(DRAIN, 4.6, 0.08, 0.5, 10_720, 10_400),
-    "drain, acks_late=False": Pin(f"{DRAIN} {RECORD}", 15, 1.1, 0.35, 1_030, 120),
-    "drain, track_started": Pin(f"{CLAIMED} {TRACK} {ACK} {ACKED}", 17.5, 2.1, 0.6, 1_330, 120),
-    "drain, each retried once": Pin(f"{CLAIMED} {RETRY} {PROMOTED} {DRAIN}", 27, 1.7, 0.8, 1_630, 230),
-    "round trip": Pin(TRIP, 34, 4, 7.5, 2_480, 640),
+    "enqueue, 100 callers": Pin("", 0.05, 0.01, 0.02, 142, 1.1),
+    "enqueue_many, 1,000 a call": Pin("", 0.005, 0.001, 0.02, 141, 1.1),
+    "drain": Pin(DRAIN, 4.6, 0.08, 0.1, 440, 106),
+    "drain, ignore_result": Pin(f"{CLAIMED} lrem del publish", 4.6, 0.08, 0.1, 425, 106),
+    "drain, ten priorities": Pin(DRAIN, 4.9, 0.08, 0.1, 440, 106),
+    "drain, threads": Pin(DRAIN, 4.7, 0.1, 0.1, 450, 106),
+    "drain, 10 kB of arguments": Pin(DRAIN, 4.6, 0.08, 0.5, 10_690, 10_360),
+    "drain, acks_late=False": Pin(f"{DRAIN} {RECORD}", 15, 1.1, 0.35, 1_010, 118),
+    "drain, track_started": Pin(f"{CLAIMED} {TRACK} {ACK} {ACKED}", 17.5, 2.1, 0.6, 1_320, 118),
+    "drain, each retried once": Pin(f"{CLAIMED} {RETRY} {PROMOTED} {DRAIN}", 27, 1.7, 0.9, 1_610, 226),
+    "round trip": Pin(TRIP, 35, 4.2, 7.5, 2_530, 650),
 }
 
 
