@@ -40,6 +40,7 @@ LAZY_IMPORTS = {
     ("rqueue.cli", "rqueue.embedded"): "only a trial needs a server of its own",
     ("rqueue.cli", "uvloop"): "is not there on Windows",
     ("rqueue.worker", "uvloop"): "is not there on Windows",
+    ("rqueue.worker.board", "tempfile"): "needed where there is no memfd, and large",
     ("rqueue.worker.life", "resource"): "is not there on Windows, and not needed where there is /proc",
 }
 

@@ -13,7 +13,6 @@ import os
 import signal
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from rqueue.cli.exits import REPLACE, Code
@@ -79,7 +78,7 @@ class Supervisor:
         self._rate, self._startup_s = 0.0, _USUAL_STARTUP_S
         self._requests: dict[str, Message] = {}
         self._regular: dict[str, tuple[float, asyncio.Task[None]]] = {}
-        self._sources = Sources(Path.cwd()) if settings.reload else None
+        self._sources = Sources(".") if settings.reload else None
 
     def run(self) -> int:
         """Keep the processes until a signal ends them; the exit code."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from dataclasses import asdict
 from typing import NoReturn
 
@@ -17,6 +16,7 @@ import orjson
 from rqueue.cli.logs import LogFormat, LogLevel, configure
 from rqueue.supervisor.settings import FleetSettings, ProcessSettings
 from rqueue.supervisor.supervisor import Supervisor
+from rqueue.worker.board import new_file
 
 
 def take_over(fleet: FleetSettings) -> NoReturn:
@@ -25,7 +25,7 @@ def take_over(fleet: FleetSettings) -> NoReturn:
     Raises:
         OSError: it could not; nothing has ended.
     """
-    with tempfile.TemporaryFile() as file:  # no argument and no variable: a URL's password is nobody's to see
+    with os.fdopen(new_file("rqueue settings"), "r+b") as file:  # no argument: a URL's password is nobody's to see
         file.write(orjson.dumps(asdict(fleet)))
         file.flush()
         file.seek(0)

@@ -13,7 +13,7 @@ from rqueue.supervisor.served import ServedApp
 SMALL = """
 import sys
 import rqueue.supervisor.takeover
-large = {"redis", "hiredis", "typer", "rich", "anyio", "uvloop", "rqueue.app", "rqueue.client"}
+large = {"redis", "hiredis", "typer", "rich", "anyio", "uvloop", "rqueue.app", "rqueue.client", "random", "pathlib"}
 print(*sorted(large & set(sys.modules)))
 """
 
