@@ -90,7 +90,8 @@ class Supervisor:
         while not (self._is_stopping and not self._children):
             self.tick()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _LOOK_S)
+                async with asyncio.timeout(_LOOK_S):  # wait_for would make a task each time
+                    await self._wake.wait()
             self._wake.clear()
         if self._duties:
             await asyncio.wait(self._duties, timeout=_CUSTODY_S)
