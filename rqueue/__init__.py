@@ -1,104 +1,23 @@
 """rqueue: the asyncio-native task queue for Python, built directly on Redis lists."""
 
-from rqueue.app import RQueue
-from rqueue.client.context import Context, Request, current_request
-from rqueue.client.events import Event, Events
-from rqueue.client.job import Job, JobInfo, SyncJob
-from rqueue.client.pauses import Pause, Resumed
-from rqueue.client.resources import Depends
-from rqueue.client.revocation import Cancellations, Cancelled
-from rqueue.client.schedules import ScheduleInfo
-from rqueue.client.signals import JobOutcome
-from rqueue.client.task import Signature, Task
-from rqueue.config import Queue
-from rqueue.errors import (
-    BrokerError,
-    BrokerFull,
-    BrokerUnavailable,
-    ConfigError,
-    EnqueueManyFailed,
-    EnqueueUnknown,
-    JobError,
-    JobExpired,
-    JobFailed,
-    JobNotFound,
-    JobRevoked,
-    MalformedMessage,
-    MaxRetriesExceeded,
-    MessageTooLarge,
-    MissingDependency,
-    Reject,
-    ResultError,
-    ResultNotKept,
-    Retry,
-    RQueueError,
-    ScheduleNotFound,
-    Signal,
-    Snooze,
-    SoftTimeLimitExceeded,
-    StartupFailed,
-    TimeLimitExceeded,
-    UnknownTask,
-    WaitTimeout,
-    WorkerLost,
-)
-from rqueue.policy.periodic import cron, every
-from rqueue.wire.history import PastError
-from rqueue.wire.state import State
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "BrokerError",
-    "BrokerFull",
-    "BrokerUnavailable",
-    "Cancellations",
-    "Cancelled",
-    "ConfigError",
-    "Context",
-    "Depends",
-    "EnqueueManyFailed",
-    "EnqueueUnknown",
-    "Event",
-    "Events",
-    "Job",
-    "JobError",
-    "JobExpired",
-    "JobFailed",
-    "JobInfo",
-    "JobNotFound",
-    "JobOutcome",
-    "JobRevoked",
-    "MalformedMessage",
-    "MaxRetriesExceeded",
-    "MessageTooLarge",
-    "MissingDependency",
-    "PastError",
-    "Pause",
-    "Queue",
-    "RQueue",
-    "RQueueError",
-    "Reject",
-    "Request",
-    "ResultError",
-    "ResultNotKept",
-    "Resumed",
-    "Retry",
-    "ScheduleInfo",
-    "ScheduleNotFound",
-    "Signal",
-    "Signature",
-    "Snooze",
-    "SoftTimeLimitExceeded",
-    "StartupFailed",
-    "State",
-    "SyncJob",
-    "Task",
-    "TimeLimitExceeded",
-    "UnknownTask",
-    "WaitTimeout",
-    "WorkerLost",
-    "cron",
-    "current_request",
-    "every",
-]
+if TYPE_CHECKING:
+    from rqueue.public import *  # noqa: F403
+    from rqueue.public import __all__ as __all__
+else:
+    # A supervisor needs neither the client nor a Redis library, and yet runs this file: with them it is twice its size.
+    def __getattr__(name: str) -> Any:
+        """Load the public names when the first of them is asked for."""
+        import rqueue.public as public  # noqa: PLR0402 - "from rqueue" would ask this function for it
+
+        globals().update({each: getattr(public, each) for each in ("__all__", *public.__all__)})
+        try:
+            return globals()[name]
+        except KeyError:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+
+    def __dir__() -> list[str]:
+        return sorted({*__getattr__("__all__"), *globals()})

@@ -32,12 +32,15 @@ LUA_LINES = 60
 # Who may import what inside a function: (importer or its package, imported or its package) -> why not at the top.
 LAZY_IMPORTS = {
     ("rqueue.app", "rqueue.worker"): "a web process never loads the worker",
+    ("rqueue", "rqueue.public"): "a supervisor is half as large without",
     ("rqueue.broker", "fakeredis"): "the memory extra",
+    ("rqueue.supervisor.served", "rqueue.supervisor.custody"): "a supervisor is half as large until a process ends",
     ("rqueue.policy", "cronsim"): "the cron extra",
     ("rqueue.pytest_plugin", "rqueue.testing"): "pytest loads plugins before it measures or rewrites anything",
     ("rqueue.cli", "rqueue.embedded"): "only a trial needs a server of its own",
     ("rqueue.cli", "uvloop"): "is not there on Windows",
     ("rqueue.worker", "uvloop"): "is not there on Windows",
+    ("rqueue.worker.board", "tempfile"): "needed where there is no memfd, and large",
     ("rqueue.worker.life", "resource"): "is not there on Windows, and not needed where there is /proc",
 }
 

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 
 from rqueue.cli import editor, options
-from rqueue.cli.exits import MEANINGS, Code, as_usage, fail
+from rqueue.cli.exits import MEANINGS, Code, as_usage
 from rqueue.cli.jobs import read_arguments
 from rqueue.cli.lookup import find_client
-from rqueue.cli.output import confirm, run, show_json, show_table
+from rqueue.cli.output import confirm, fail, run, show_json, show_table
 from rqueue.client.admin import Admin, DeadLetter, Retried
 from rqueue.client.letters import ChangeKwargs, Changes, FilterKwargs, error_of
 from rqueue.errors import ConfigError

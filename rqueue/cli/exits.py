@@ -1,13 +1,11 @@
-"""Exit codes that scripts can rely on, and the one line on stderr that goes with each."""
+"""Exit codes that scripts can rely on, and what supervisors and their processes mean by theirs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import Final, NoReturn
-
-import typer
+from typing import Final
 
 from rqueue.errors import (
     BrokerError,
@@ -33,6 +31,9 @@ class Code(IntEnum):
     TIMEOUT = 5
     INTERRUPTED = 130
 
+
+REPLACE: Final = 75
+"""The exit code of a process that another one is to replace (EX_TEMPFAIL: try again)."""
 
 MEANINGS: Final = (
     "Exit codes: 0 success, 1 the job failed (or the answer was no), 2 wrong usage or configuration, "
@@ -66,13 +67,3 @@ def as_usage() -> Iterator[None]:
         yield
     except TypeError as exc:
         raise ConfigError(str(exc)) from None
-
-
-def fail(text: str, code: Code) -> NoReturn:
-    """Say in one line on stderr what went wrong, and end the command.
-
-    Raises:
-        typer.Exit: always.
-    """
-    typer.echo(f"rqueue: {text}", err=True)
-    raise typer.Exit(code)

@@ -8,9 +8,9 @@ from typing import Annotated, Final
 import typer
 
 from rqueue.cli import options
-from rqueue.cli.exits import Code, fail
+from rqueue.cli.exits import Code
 from rqueue.cli.lookup import bare
-from rqueue.cli.output import run, show_json
+from rqueue.cli.output import fail, run, show_json
 from rqueue.client.admin import Admin, WorkerStatus
 
 WorkerOption = Annotated[

@@ -11,9 +11,9 @@ import typer
 
 from rqueue.app import RQueue
 from rqueue.cli import options
-from rqueue.cli.exits import Code, as_usage, code_of, fail
+from rqueue.cli.exits import Code, as_usage, code_of
 from rqueue.cli.lookup import bare, find_app_or_bare, find_client, unknown_task
-from rqueue.cli.output import run, show_json
+from rqueue.cli.output import fail, run, show_json
 from rqueue.client.job import Job, JobInfo
 from rqueue.client.options import CallOptions, TaskOptions
 from rqueue.client.task import Signature, Task

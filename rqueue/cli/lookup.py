@@ -14,8 +14,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-import typer
-
 from rqueue.app import RQueue
 from rqueue.broker.endpoint import Endpoint
 from rqueue.errors import ConfigError
@@ -95,7 +93,7 @@ def unknown_task(client: RQueue, name: str) -> str | None:
 def warn_of_unknown_task(client: RQueue, name: str | None) -> None:
     """Say on stderr that a task's name is probably wrong; it may all the same be another app's."""
     if name is not None and (wrong := unknown_task(client, name)):
-        typer.echo(f"rqueue: {wrong}", err=True)
+        print(f"rqueue: {wrong}", file=sys.stderr)  # noqa: T201 - as every command says it
 
 
 def _from_pyproject(file: Path) -> str | None:

@@ -1,18 +1,18 @@
-"""What commands print on stdout: tables for people, one JSON document for machines."""
+"""What commands print: tables for people or one JSON document for machines on stdout, and on stderr why they failed."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from rqueue.app import RQueue
-from rqueue.cli.exits import Code, fail
+from rqueue.cli.exits import Code
 from rqueue.wire import codec
 
 T = TypeVar("T")
@@ -63,3 +63,13 @@ def console(*, stderr: bool = False) -> Console:
     """A console on stdout or stderr as they are now."""
     stream = sys.stderr if stderr else sys.stdout
     return Console(file=stream, width=None if stream.isatty() else _WIDE, markup=False, highlight=False, emoji=False)
+
+
+def fail(text: str, code: Code) -> NoReturn:
+    """Say in one line on stderr what went wrong, and end the command.
+
+    Raises:
+        typer.Exit: always.
+    """
+    typer.echo(f"rqueue: {text}", err=True)
+    raise typer.Exit(code)

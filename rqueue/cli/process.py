@@ -23,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from rqueue.app import RQueue
-from rqueue.cli.exits import Code, code_of
+from rqueue.cli.exits import REPLACE, Code, code_of
 from rqueue.cli.logs import LogFormat, LogLevel, configure
 from rqueue.cli.lookup import find_app
 from rqueue.config import WorkerConfig
@@ -43,9 +43,6 @@ _LOOP_THREAD: Final = "rqueue loop"
 _SIGNALS: Final = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGBREAK", "SIGHUP")
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 10.0
-
-REPLACE: Final = 75
-"""The exit code of a process that another one is to replace (EX_TEMPFAIL: try again)."""
 
 THREAD_GRACE_S: Final = 1.0
 """Idle threads end within milliseconds; what still runs after this is a job that cannot be stopped."""

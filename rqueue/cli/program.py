@@ -14,9 +14,10 @@ from rqueue.cli.bench import bench
 from rqueue.cli.cancel import cancel
 from rqueue.cli.control import control
 from rqueue.cli.events import events
-from rqueue.cli.exits import MEANINGS, code_of, fail
+from rqueue.cli.exits import MEANINGS, code_of
 from rqueue.cli.health import health
 from rqueue.cli.inspect import inspect
+from rqueue.cli.output import fail
 from rqueue.cli.pause import pause, resume
 from rqueue.cli.status import status
 from rqueue.cli.top import top

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from rqueue.app import RQueue
-from rqueue.cli.exits import Code, fail
-from rqueue.cli.output import run, show_json
+from rqueue.cli.exits import Code
+from rqueue.cli.output import fail, run, show_json
 from rqueue.client.inspector import TIMEOUT_S, Inspector, Replies
 from rqueue.wire.control import Answer
 

@@ -11,12 +11,12 @@ import typer
 
 from rqueue.broker.endpoint import Endpoint
 from rqueue.cli import options
-from rqueue.cli.logs import LogFormat, LogLevel, configure
+from rqueue.cli.logs import LogFormat, LogLevel
 from rqueue.cli.process import WorkerProcess, load
 from rqueue.config import POOLS, WorkerConfig
 from rqueue.errors import ConfigError
 from rqueue.supervisor.settings import FleetSettings, ProcessSettings
-from rqueue.supervisor.supervisor import Supervisor
+from rqueue.supervisor.takeover import take_over
 from rqueue.wire.keys import Keys
 from rqueue.worker.worker import Worker
 
@@ -225,8 +225,7 @@ def worker(
     _check(fleet, wanted, scale, processes)
     if pool == "solo" or os.name != "posix":
         raise typer.Exit(_alone(process))
-    configure(loglevel, log_format)
-    raise typer.Exit(Supervisor(fleet).run())
+    take_over(fleet)
 
 
 def _check(fleet: FleetSettings, wanted: int, scale: tuple[int, int] | None, processes: int | None) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from rqueue.policy.clock import elapsed_s
 from rqueue.supervisor.channel import Channel, Message
-from rqueue.supervisor.custody import Custody
+from rqueue.supervisor.served import ServedApp
 from rqueue.supervisor.settings import FleetSettings
 from rqueue.worker.board import Board, Figures
 
@@ -32,7 +32,7 @@ class Child:
         is_standby: it waits until it takes another one's place.
         is_ready: it works, or could.
         is_spent: it starts nothing any more.
-        custody: what is done in Redis for it, once it has said what its app is.
+        app: its app, once it has said what that is.
         queues, added: where it has leases under its id in use, and where it said that it would have one.
         renewed, renewed_s: the id whose lease was last renewed for it, '' before that; and when it was last tried.
         is_renewing: its lease is being renewed.
@@ -55,7 +55,7 @@ class Child:
         self.deaths, self.is_standby, self._hear = deaths, standby, hear
         self.workers: list[str] = []
         self.is_ready = self.is_spent = self.is_renewing = False
-        self.custody: Custody | None = None
+        self.app: ServedApp | None = None
         self.queues: set[str] = set()
         self.added: set[str] = set()
         self.renewed, self.renewed_s = "", 0.0
@@ -126,8 +126,8 @@ class Child:
     def serves(self, queues: Iterable[str]) -> None:
         """It has leases in these queues, or will have."""
         self.added |= set(queues) - self.queues
-        if self.custody is not None:
-            self.custody.serve(sorted(self.added))
+        if self.app is not None:
+            self.app.serve(sorted(self.added))
 
     def stop(self, times: int, why: str) -> None:
         """Ask it to stop: once lets running jobs end, twice gives them back as well. No more often than that in all."""

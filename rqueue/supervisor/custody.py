@@ -83,16 +83,11 @@ class Custody:
         known: what :func:`introduction` gave.
         config: the processes' settings.
         tell: told of each job that is settled here, for a process that has the app's hooks.
-
-    Attributes:
-        known: the same.
-        users: processes that it is for, until what they held is taken back.
     """
 
     def __init__(
         self, known: Mapping[str, Any], config: WorkerConfig, tell: Callable[[dict[str, Any]], None] | None = None
     ) -> None:
-        self.known, self.users = known, 0
         self._config, self._limits = config, Limits(**known["limits"])
         client = Client(Endpoint(known["url"]), AppConfig(known["namespace"], limits=self._limits))
         for name, options in known["tasks"].items():

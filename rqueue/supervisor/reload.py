@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 _SKIPPED: Final = frozenset({"__pycache__", "node_modules", "site-packages", "venv"})
@@ -17,7 +16,7 @@ class Sources:
         directory: where to look.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
         self._directory = directory
         self._seen = dict(self._look())
 

@@ -13,11 +13,9 @@ import os
 import signal
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from rqueue.cli.exits import Code
-from rqueue.cli.process import REPLACE
+from rqueue.cli.exits import REPLACE, Code
 from rqueue.config import whole
 from rqueue.errors import BrokerError, ConfigError
 from rqueue.log import event
@@ -26,8 +24,8 @@ from rqueue.policy.clock import elapsed_s
 from rqueue.policy.renewal import STEADY_S, is_memory_low, is_successor_due, pause_s
 from rqueue.supervisor.channel import Message
 from rqueue.supervisor.child import Child, describe
-from rqueue.supervisor.custody import Custody
 from rqueue.supervisor.reload import Sources
+from rqueue.supervisor.served import ServedApp
 from rqueue.supervisor.settings import FleetSettings
 
 OVERDUE_GRACE_S: Final = 2.0
@@ -69,7 +67,7 @@ class Supervisor:
         self._children: dict[int, Child] = {}
         self._vacancies: list[_Vacancy] = []
         self._no_standby_until_s, self._standby_deaths = 0.0, 0
-        self._custodies: list[Custody] = []  # the last one is in use
+        self._apps: list[ServedApp] = []  # the last one is in use
         self._untold: list[dict[str, Any]] = []  # ends that no process has been told of yet
         self._duties: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -80,7 +78,7 @@ class Supervisor:
         self._rate, self._startup_s = 0.0, _USUAL_STARTUP_S
         self._requests: dict[str, Message] = {}
         self._regular: dict[str, tuple[float, asyncio.Task[None]]] = {}
-        self._sources = Sources(Path.cwd()) if settings.reload else None
+        self._sources = Sources(".") if settings.reload else None
 
     def run(self) -> int:
         """Keep the processes until a signal ends them; the exit code."""
@@ -92,14 +90,15 @@ class Supervisor:
         while not (self._is_stopping and not self._children):
             self.tick()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _LOOK_S)
+                async with asyncio.timeout(_LOOK_S):  # wait_for would make a task each time
+                    await self._wake.wait()
             self._wake.clear()
         if self._duties:
             await asyncio.wait(self._duties, timeout=_CUSTODY_S)
         for duty in self._duties:
             duty.cancel()
-        for custody in self._custodies:
-            await custody.close()
+        for app in self._apps:
+            await app.close()
         event(logging.INFO, "supervisor stopped", pid=os.getpid())
         return self._code
 
@@ -159,19 +158,19 @@ class Supervisor:
         questioned = child.board.questioned(died_s)
         await child.last_words()
         child.close()
-        if (custody := child.custody) is None:
+        if (app := child.app) is None:
             return
         for worker in child.workers:
-            await custody.take_back(
+            await app.custody().take_back(
                 worker,
                 uncharged=is_ours or child.code == REPLACE or (child.code == 0 and child.why != ""),
                 suspect=questioned.id if questioned is not None else None,
                 overdue=overdue,
             )
-        custody.users -= 1
-        if custody.users == 0 and custody is not self._custodies[-1]:
-            self._custodies.remove(custody)
-            await custody.close()
+        app.users -= 1
+        if app.users == 0 and app is not self._apps[-1]:
+            self._apps.remove(app)
+            await app.close()
 
     def _leave_vacancy(self, child: Child, deaths: int) -> None:
         if child.is_standby:
@@ -306,9 +305,9 @@ class Supervisor:
 
     async def _renew_lease(self, child: Child) -> None:
         """Keep the lease of a process whose only job may hold the interpreter for longer than a lease."""
-        custody, worker, sent_s, card = child.custody, child.workers[-1], elapsed_s(), child.board.card()
-        if custody is None:
+        if child.app is None:
             return
+        custody, worker, sent_s, card = child.app.custody(), child.workers[-1], elapsed_s(), child.board.card()
         if card and sent_s - child.figures().moved_s > _STANDS_STILL_S:
             card = custody.busy(card)
         child.is_renewing = True
@@ -332,9 +331,9 @@ class Supervisor:
         children = [child for child in self._children.values() if child.has_place and child.is_ready]
         busy = sum(child.figures().running > 0 for child in children)
         waiting = 0
-        if self._custodies and busy >= self._target:
+        if self._apps and busy >= self._target:
             try:
-                waiting = await self._custodies[-1].backlog()
+                waiting = await self._apps[-1].custody().backlog()
             except BrokerError as exc:
                 event(logging.WARNING, "backlog not known", error=str(exc))
                 return
@@ -359,8 +358,8 @@ class Supervisor:
 
     def _hear(self, child: Child, message: Message) -> None:
         if "app" in message:
-            child.custody = self._custody_of(message["app"])
-            child.custody.users += 1
+            child.app = self._app_of(message["app"])
+            child.app.users += 1
             child.serves(message["app"]["queues"])
         if "serves" in message:
             child.serves([message["serves"]])
@@ -382,13 +381,13 @@ class Supervisor:
                 self._shut_down(child)
             self._wake.set()
 
-    def _custody_of(self, known: dict[str, Any]) -> Custody:
+    def _app_of(self, known: dict[str, Any]) -> ServedApp:
         """After a change of code there may be two, until the last process with the old code is buried."""
-        for custody in self._custodies:
-            if custody.known == known:
-                return custody
-        self._custodies.append(Custody(known, self._config, self._tell_of_end))
-        return self._custodies[-1]
+        for app in self._apps:
+            if app.known == known:
+                return app
+        self._apps.append(ServedApp(known, self._config, self._tell_of_end))
+        return self._apps[-1]
 
     def _tell_of_end(self, told: dict[str, Any]) -> None:
         """A process calls the hooks of a job that was settled here; where none works now, the next one that does."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-import secrets
+import os
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any, Final
@@ -68,7 +68,7 @@ def _represent(value: Any) -> Any:
 
 def _escape(value: Any) -> bytes:
     """Encode again with a tag that no caller can have written, so that the callers' own objects can be told apart."""
-    nonce = "$" + secrets.token_hex(16)
+    nonce = "$" + os.urandom(16).hex()
 
     def tag(item: Any) -> Any:
         sent = _represent(item)

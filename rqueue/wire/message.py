@@ -8,8 +8,8 @@ A message without a header, just the object, is complete as well: any producer m
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, Self
@@ -166,7 +166,7 @@ class Onward(NamedTuple):
     @classmethod
     def to(cls, queue: str) -> Onward:
         """A new way to a queue."""
-        return cls(queue, secrets.token_hex(8))
+        return cls(queue, os.urandom(8).hex())
 
     def encode(self) -> bytes:
         """Its JSON in a message."""

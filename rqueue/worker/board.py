@@ -9,7 +9,6 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import tempfile
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -23,9 +22,12 @@ _QUESTION_AT: Final = _CARD_AT + _CARD_BYTES
 _SLOTS_AT: Final = _QUESTION_AT + _SLOT_BYTES
 
 
-def _new_file() -> int:
+def new_file(name: str) -> int:
+    """An empty file that has no path, and is closed when a program takes the place of this one."""
     if hasattr(os, "memfd_create"):  # memory, even where the disk is full
-        return os.memfd_create("rqueue board")
+        return os.memfd_create(name)
+    import tempfile
+
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
 
@@ -66,7 +68,7 @@ class Board:
 
     def __init__(self, fd: int | None = None, slots: int = 1024) -> None:
         size = _SLOTS_AT + slots * _SLOT_BYTES
-        self.fd = _new_file() if fd is None else fd
+        self.fd = new_file("rqueue board") if fd is None else fd
         try:
             if fd is None:
                 os.ftruncate(self.fd, size)

@@ -1,10 +1,9 @@
 """Errors as exit codes, and as one line on stderr."""
 
 import pytest
-import typer
 
 from rqueue import errors
-from rqueue.cli.exits import MEANINGS, Code, as_usage, code_of, fail
+from rqueue.cli.exits import MEANINGS, Code, as_usage, code_of
 from rqueue.cli.lookup import NoApp
 
 CODES = [
@@ -28,13 +27,6 @@ CODES = [
 @pytest.mark.parametrize(("error", "code"), CODES, ids=lambda value: type(value).__name__)
 def test_each_error_has_its_code(error, code):
     assert code_of(error) is code
-
-
-def test_failing_is_one_line_on_stderr(capsys):
-    with pytest.raises(typer.Exit) as caught:
-        fail("it is away", Code.REDIS)
-    assert caught.value.exit_code == 3
-    assert capsys.readouterr() == ("", "rqueue: it is away\n")
 
 
 def test_the_help_names_every_code():

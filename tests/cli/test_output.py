@@ -8,7 +8,8 @@ import pytest
 import typer
 
 from rqueue import RQueue
-from rqueue.cli.output import confirm, console, run, show_json, show_table
+from rqueue.cli.exits import Code
+from rqueue.cli.output import confirm, console, fail, run, show_json, show_table
 
 
 def test_a_document_is_one_line_and_carries_bytes(capsys):
@@ -58,3 +59,10 @@ def test_anything_else_ends_the_command(monkeypatch, capsys, answer):
         confirm("really?")
     assert caught.value.exit_code == 1
     assert capsys.readouterr().err.endswith("rqueue: nothing was changed\n")
+
+
+def test_failing_is_one_line_on_stderr(capsys):
+    with pytest.raises(typer.Exit) as caught:
+        fail("it is away", Code.REDIS)
+    assert caught.value.exit_code == 3
+    assert capsys.readouterr() == ("", "rqueue: it is away\n")

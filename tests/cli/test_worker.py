@@ -51,16 +51,8 @@ def told(project, command, monkeypatch):
     """What a supervisor is told by these options; it is not started."""
     fleets = []
 
-    class Told:
-        def __init__(self, fleet):
-            fleets.append(fleet)
-
-        def run(self):
-            return 0
-
     def run(*arguments):
-        monkeypatch.setattr("rqueue.cli.worker.Supervisor", Told)
-        monkeypatch.setattr("rqueue.cli.worker.configure", lambda *_: None)
+        monkeypatch.setattr("rqueue.cli.worker.take_over", fleets.append)
         shown = command("worker", *arguments)
         assert shown.exit_code == 0, shown.stderr
         return fleets.pop()
@@ -149,7 +141,7 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_wrong_ends_it_with_code_2(project, command, case, monkeypatch):
     """Before anything is started: there is no supervisor in the tests' own process."""
-    monkeypatch.delattr("rqueue.cli.worker.Supervisor")
+    monkeypatch.delattr("rqueue.cli.worker.take_over")
     arguments, text = WRONG[case]
     shown = command("worker", *arguments)
     assert shown.exit_code == 2

@@ -482,17 +482,8 @@ def shown(default: object) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_worker_commands_of_the_pages_are_understood(page, monkeypatch):
     """Whatever can be refused before anything is started is not; the supervisor is told, and not started."""
-    fleets = []
-
-    class Told:
-        def __init__(self, fleet: FleetSettings) -> None:
-            fleets.append(fleet)
-
-        def run(self) -> int:
-            return 0
-
-    monkeypatch.setattr("rqueue.cli.worker.Supervisor", Told)
-    monkeypatch.setattr("rqueue.cli.worker.configure", lambda *_: None)
+    fleets: list[FleetSettings] = []
+    monkeypatch.setattr("rqueue.cli.worker.take_over", fleets.append)
     written = [words for words in commands_for_machines(page) if words[:2] == ["rqueue", "worker"]]
     for words in written:
         done = CliRunner().invoke(program, words[1:])
