@@ -93,7 +93,7 @@ def _cost(of: Results) -> list[Goal]:
     return [
         _figure("round trips to Redis for a task, drain", of.by_round("rqueue", "drain", "round_trips"), most=0.05),
         _ratio("Redis's CPU for a task, of the floor's", redis_cpu, floor, at_most=1.3),
-        _figure("idle worker: commands a second", idle("commands_per_s"), most=1),
+        _figure("idle worker: requests a second (a script is one)", idle("requests_per_s"), most=1),
         _figure("idle worker: CPU, % of a core", idle("cpu_percent"), most=0.5),
         _figure("idle worker and its supervisor: memory in MB, shared pages once", idle("pss_mb"), most=45),
     ]

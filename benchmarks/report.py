@@ -45,7 +45,8 @@ COSTS = {
 }
 TRIPS = {"p50_ms": "p50 ms", "p99_ms": "p99 ms", "cpu_us": "CPU µs", "commands": "commands", "round_trips": "reads"}
 IDLE = {
-    "commands_per_s": "commands/s",
+    "requests_per_s": "requests/s",
+    "commands_per_s": "commands/s, those in scripts too",
     "cpu_percent": "CPU %",
     "redis_cpu_percent": "Redis CPU %",
     "rss_mb": "RSS MB",

@@ -180,6 +180,7 @@ def idle(stage: Stage, pace: Pace) -> dict[str, Values]:
     resident, shared_once = memory_mb(stage.workers)
     return {
         stage.setup.workload: {
+            "requests_per_s": (after.reads - before.reads) / seconds,
             "commands_per_s": (after.commands - before.commands) / seconds,
             "cpu_percent": 100 * cpu / seconds,
             "redis_cpu_percent": 100 * (after.cpu_s - before.cpu_s) / seconds,
