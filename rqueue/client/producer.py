@@ -274,8 +274,9 @@ class _Outlet:
             return
         middle = len(parcels) // 2
         first, batch.parcels = _Batch(parcels[:middle]), parcels[middle:]
-        await self._send(lane, first)
-        await self._send(lane, batch)
+        for half in (first, batch):  # refused, nothing of it is there: what was withdrawn, or given up, stays so
+            half.parcels = [parcel for parcel in half.parcels if not parcel.answer.done()]
+            await self._send(lane, half)
 
 
 def _fail(parcel: _Parcel, error: BrokerError) -> None:
