@@ -228,12 +228,11 @@ class _Outlet:
                         batch.parcels = left
                 else:
                     self._answer(batch.parcels, answer)
-                    return
+                    break
         except BrokerError as exc:
             batch.may_exist = False
             await self._split(lane, batch, exc)
-        finally:
-            self._under_way.discard(batch)
+        self._under_way.discard(batch)  # not after an error of our own: its callers are told when their time is up
 
     def _answer(self, parcels: list[_Parcel], answer: Sequence[Answer | None]) -> None:
         at, is_whole = 0, None not in answer

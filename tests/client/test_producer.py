@@ -529,6 +529,25 @@ async def test_the_halves_of_a_refused_batch_leave_out_whoever_waits_no_more(new
         assert [message.args[0] for message in store(app).everything()] == ["first", *confirmed]
 
 
+async def test_an_error_of_our_own_leaves_nobody_waiting(new_app, url):
+    """Breaks when a batch that ended in no way that was thought of is forgotten, and its callers wait for ever."""
+    app = new_app(url, enqueue_timeout=0.3)
+    job = task_of(app)
+    async with app:
+        await job.enqueue("first")
+        broker = app.session().broker
+        enqueue = broker.enqueue
+
+        async def fail(*_: object) -> object:
+            broker.enqueue = enqueue
+            raise RuntimeError("a mistake")
+
+        broker.enqueue = fail
+        with pytest.raises(EnqueueUnknown):
+            await asyncio.wait_for(job.enqueue("second"), 5)
+        assert not (await job.enqueue("third")).duplicate
+
+
 async def test_scripts_that_were_flushed_are_sent_again(app, store):
     job = task_of(app)
     async with app:
