@@ -214,6 +214,7 @@ class Link:
         try:
             while True:
                 if self._outbox:
+                    await self._leave_closed()
                     connection = self._connection or await self._open()
                     await connection.send_packed_command(self._take_outbox(), check_health=False)
                 if self._connection is not None:
@@ -232,6 +233,12 @@ class Link:
             raise
         finally:
             self._writer = None
+
+    async def _leave_closed(self) -> None:
+        """See a connection off whose transport has ended, and whose reader is about to hear of it."""
+        if self._reader is not None and self._transport is not None and self._transport.is_closing():
+            self.reset()
+            await asyncio.wait([self._reader])
 
     def _pack(self, batch: list[tuple[Sequence[Argument], asyncio.Future[Reply]]]) -> list[bytes]:
         """The batch's bytes; its futures are pending from now on, but for what cannot be packed."""

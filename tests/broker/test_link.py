@@ -1,6 +1,7 @@
 """A link: one connection, shared by everything in an event loop; "was not sent" is not "the reply is lost"."""
 
 import asyncio
+import gc
 import os
 import signal
 
@@ -98,6 +99,35 @@ def test_the_first_reply_is_not_lost_however_soon_it_comes(redis_url):
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(open_many())
+
+
+def test_a_closed_connection_is_given_nothing(redis_url):
+    """What was never sent is not in doubt. Breaks when a connection whose end is known to its transport, and not yet to
+    its reader, gets a command: uvloop raises then what nobody expects.
+    """
+    uvloop = pytest.importorskip("uvloop")
+
+    async def call_at_its_end() -> None:
+        unexpected = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: unexpected.append(context))
+        link = Link(Endpoint(redis_url).connection, 1)
+        for turns in range(5):
+            for is_aborted in (False, True):
+                await link.call("PING")
+                call = link.call("PING")
+                await link.written()
+                transport = link._transport
+                asyncio.get_running_loop().call_soon(transport.abort if is_aborted else transport.close)
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                assert await fails(link.call("ECHO", "a")) in (bytes, ReplyLost)
+                await asyncio.wait([call])
+        await link.close()
+        gc.collect()
+        assert unexpected == []
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(call_at_its_end())
 
 
 # Not sent, or the reply is lost
