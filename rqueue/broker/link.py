@@ -117,6 +117,7 @@ class Link:
         self._outbox: list[tuple[Sequence[Argument], asyncio.Future[Reply]]] = []
         self._pending: deque[asyncio.Future[Reply]] = deque()
         self._written: list[asyncio.Future[None]] = []
+        self._inbox: _Inbox | None = None
         self._transport: asyncio.Transport | None = None
         self._is_flushing = False
         self._watch: asyncio.TimerHandle | None = None
@@ -185,7 +186,9 @@ class Link:
 
     def reset(self) -> None:
         """Break the connection: what is pending fails with ReplyLost, the next command opens a new one."""
-        if self._reader is not None:
+        if self._inbox is not None:
+            self._inbox.end(ConnectionResetError("closed, or no reply in time"))  # seen also by a reader yet to begin
+        elif self._reader is not None:
             self._reader.cancel()
 
     def _flush(self) -> None:
@@ -211,6 +214,7 @@ class Link:
         try:
             while True:
                 if self._outbox:
+                    await self._leave_closed()
                     connection = self._connection or await self._open()
                     await connection.send_packed_command(self._take_outbox(), check_health=False)
                 if self._connection is not None:
@@ -229,6 +233,12 @@ class Link:
             raise
         finally:
             self._writer = None
+
+    async def _leave_closed(self) -> None:
+        """See a connection off whose transport has ended, and whose reader is about to hear of it."""
+        if self._reader is not None and self._transport is not None and self._transport.is_closing():
+            self.reset()
+            await asyncio.wait([self._reader])
 
     def _pack(self, batch: list[tuple[Sequence[Argument], asyncio.Future[Reply]]]) -> list[bytes]:
         """The batch's bytes; its futures are pending from now on, but for what cannot be packed."""
@@ -286,7 +296,7 @@ class Link:
         # An ACL may forbid both: then blocks end by their timeout, and scripts are sent whole.
         self.client_id = replies[0] if isinstance(replies[0], int) else None
         # Before anything is asked: a reply that its stream had read already would be nobody's.
-        inbox = _Inbox.of(connection, self._take)
+        self._inbox = inbox = _Inbox.of(connection, self._take)
         self._connection, self._transport = connection, None if inbox is None else inbox.transport
         self._reader = asyncio.create_task(self._read(connection, inbox), name="rqueue link reader")
         return connection
@@ -302,10 +312,12 @@ class Link:
             cause = exc
         finally:
             if self._connection is connection:
-                self._connection = self._reader = self._transport = None
+                self._connection = self._reader = self._inbox = self._transport = None
             # What its buffer held is gone: nobody may take it for written.
             self._fail_written(BrokerUnavailable(f"the connection to Redis broke: {cause}"))
             self._break(ReplyLost(f"the connection to Redis broke before the reply: {cause}"))
+            if inbox is not None and inbox.transport.get_write_buffer_size():
+                inbox.transport.abort()  # closing would wait for a server that takes no more, and so would the writer
             await connection.disconnect(nowait=True)
 
     def _take(self, reply: Reply) -> None:
@@ -373,14 +385,15 @@ class _Inbox(asyncio.Protocol):
     @classmethod
     def of(cls, connection: Any, take: Callable[[Reply], None]) -> _Inbox | None:
         """Take the place of the connection's stream; None where it has none, as in memory."""
+        stream: Any = getattr(connection, "_reader", None)
         transport: Any = getattr(getattr(connection, "_writer", None), "transport", None)
         below = None if transport is None else transport.get_protocol()
         if not isinstance(below, asyncio.StreamReaderProtocol):
             return None
         inbox = cls(transport, below, DefaultParser.parse_error, take)
         transport.set_protocol(inbox)
-        if transport.is_closing():  # its end was told to the other one
-            inbox._end(ConnectionResetError("the connection was closed"))
+        if transport.is_closing() or stream.at_eof():  # its end was told to the other one
+            inbox.end(ConnectionResetError("the connection was closed"))
         return inbox
 
     def data_received(self, data: bytes) -> None:
@@ -391,11 +404,15 @@ class _Inbox(asyncio.Protocol):
             while (reply := self._reader.gets()) is not _NOTHING:
                 self._take(reply)
         except (redis.exceptions.RedisError, OSError) as exc:
-            self._end(exc)
+            self.end(exc)
+
+    def eof_received(self) -> None:
+        # Not when the transport says so: it first waits until all that it holds has left.
+        self.end(ConnectionResetError("the server closed the connection"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._below.connection_lost(exc)
-        self._end(exc or ConnectionResetError("the server closed the connection"))
+        self.end(exc or ConnectionResetError("the server closed the connection"))
 
     def pause_writing(self) -> None:
         self._below.pause_writing()
@@ -403,7 +420,8 @@ class _Inbox(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._below.resume_writing()
 
-    def _end(self, error: Exception) -> None:
+    def end(self, error: Exception) -> None:
+        """The connection is over: nothing more is taken from it."""
         if not self.ended.done():
             self.ended.set_exception(error)
             self.ended.exception()  # seen: whoever reads may have been cancelled
@@ -419,13 +437,13 @@ async def _reply_or_error(connection: AbstractConnection) -> Reply:
 async def _drain(connection: AbstractConnection) -> None:
     """Wait while the system takes no more.
 
-    redis-py does so itself, but the ``writelines`` of some asyncio versions (seen with Python 3.13.0) forgets to say
-    that the buffer is full: setting the limits anew makes it look.
+    redis-py does so itself, but only from 64 KiB on, and the ``writelines`` of some asyncio versions (seen with Python
+    3.13.0) forgets to say that the buffer is full: setting the limit makes it look.
     """
     writer: Any = getattr(connection, "_writer", None)
     transport = getattr(writer, "transport", None)
     if transport is not None and transport.get_write_buffer_size():
-        transport.set_write_buffer_limits()
+        transport.set_write_buffer_limits(0)
         await writer.drain()
 
 

@@ -38,7 +38,7 @@ from rqueue.errors import (
 )
 from rqueue.policy.clock import RedisClock
 from rqueue.policy.periodic import Rhythm
-from rqueue.wire.ids import new_id
+from rqueue.wire.ids import forget_stock, new_id
 from rqueue.wire.keys import Keys, QueueKeys
 from rqueue.wire.message import encode_call, new_header
 from rqueue.wire.record import decode_record, moved_to, state_of
@@ -502,6 +502,7 @@ class Client:
         """The thread that serves synchronous code in this process."""
         with self._portal_lock:
             if self._portal is None or not self._portal.is_usable:
+                forget_stock()  # uWSGI forks without a word to Python: its children are noticed here alone
                 self._portal = Portal(self._close_session)
             return self._portal
 

@@ -228,12 +228,11 @@ class _Outlet:
                         batch.parcels = left
                 else:
                     self._answer(batch.parcels, answer)
-                    return
+                    break
         except BrokerError as exc:
             batch.may_exist = False
             await self._split(lane, batch, exc)
-        finally:
-            self._under_way.discard(batch)
+        self._under_way.discard(batch)  # not after an error of our own: its callers are told when their time is up
 
     def _answer(self, parcels: list[_Parcel], answer: Sequence[Answer | None]) -> None:
         at, is_whole = 0, None not in answer
@@ -274,8 +273,9 @@ class _Outlet:
             return
         middle = len(parcels) // 2
         first, batch.parcels = _Batch(parcels[:middle]), parcels[middle:]
-        await self._send(lane, first)
-        await self._send(lane, batch)
+        for half in (first, batch):  # refused, nothing of it is there: what was withdrawn, or given up, stays so
+            half.parcels = [parcel for parcel in half.parcels if not parcel.answer.done()]
+            await self._send(lane, half)
 
 
 def _fail(parcel: _Parcel, error: BrokerError) -> None:

@@ -21,6 +21,11 @@ def new_id() -> str:
             _stock.extend(os.urandom(16 * _AT_ONCE).hex(" ", 16).split(" "))
 
 
+def forget_stock() -> None:
+    """Draw anew: a process may have been forked by a server written in C, which tells nobody."""
+    _stock.clear()
+
+
 # A child would give the ids that are in stock a second time.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_stock.clear)
+    os.register_at_fork(after_in_child=forget_stock)

@@ -114,7 +114,8 @@ def decode_record(data: bytes) -> dict[str, Any]:
 def state_of(record: bytes) -> str:
     """The state of a record that was made here, without reading the rest of it."""
     start = len(b'{"state":"')
-    return _STATES[record[start : record.index(b'"', start)]]
+    name = record[start : record.index(b'"', start)]
+    return _STATES.get(name) or name.decode()  # another version of rqueue may know more states
 
 
 def moved_to(record: bytes) -> str | None:

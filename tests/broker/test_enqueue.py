@@ -214,6 +214,17 @@ async def test_a_priority_that_is_no_list_is_refused_before_any_change(broker, k
     assert (await dump())["main"] == [message("d")]
 
 
+@pytest.mark.parametrize("custom", [False, True])
+async def test_ids_that_cannot_be_written_are_refused_before_any_change(broker, keys, seed, dump, job, custom):
+    """Breaks when messages are written first: the job is there although the answer is an error, and once more for each
+    half in which a refused batch is sent again.
+    """
+    await seed({"jobs": b"somebody's string"})
+    with pytest.raises(BrokerError):
+        await broker.enqueue(keys, "p", 0, 1, [job("a", custom=custom), job("b", custom=custom)])
+    assert await dump() == {"jobs": b"somebody's string"}
+
+
 async def test_a_batch_of_several_lists_keeps_each_lists_order(broker, keys, dump, message, job):
     """FIFO in a list, however a batch is mixed. Breaks when a batch of two lists is taken for one of one."""
     await broker.enqueue(keys, "p", 0, 1, [job("a", 5), job("b"), job("c", 5), job("d", due="+60000"), job("e")])

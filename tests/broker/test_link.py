@@ -1,9 +1,11 @@
 """A link: one connection, shared by everything in an event loop; "was not sent" is not "the reply is lost"."""
 
 import asyncio
+import gc
 import os
 import signal
 
+import hiredis
 import pytest
 import redis.exceptions
 
@@ -97,6 +99,35 @@ def test_the_first_reply_is_not_lost_however_soon_it_comes(redis_url):
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(open_many())
+
+
+def test_a_closed_connection_is_given_nothing(redis_url):
+    """What was never sent is not in doubt. Breaks when a connection whose end is known to its transport, and not yet to
+    its reader, gets a command: uvloop raises then what nobody expects.
+    """
+    uvloop = pytest.importorskip("uvloop")
+
+    async def call_at_its_end() -> None:
+        unexpected = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: unexpected.append(context))
+        link = Link(Endpoint(redis_url).connection, 1)
+        for turns in range(5):
+            for is_aborted in (False, True):
+                await link.call("PING")
+                call = link.call("PING")
+                await link.written()
+                transport = link._transport
+                asyncio.get_running_loop().call_soon(transport.abort if is_aborted else transport.close)
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                assert await fails(link.call("ECHO", "a")) in (bytes, ReplyLost)
+                await asyncio.wait([call])
+        await link.close()
+        gc.collect()
+        assert unexpected == []
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(call_at_its_end())
 
 
 # Not sent, or the reply is lost
@@ -196,6 +227,100 @@ async def test_a_reply_that_takes_too_long_breaks_the_connection(url, new_link):
     link = new_link(url, reply_timeout_s=0.05)
     assert await fails(link.call("BLPOP", "nothing", 5)) is ReplyLost
     assert await link.call("ECHO", "again") == b"again"
+
+
+async def test_a_server_that_takes_no_more_holds_nobody_for_ever(new_link, new_server):
+    """Breaks when a broken connection's write goes on waiting for room: nothing else would ever be sent."""
+    server = new_server()
+    link = new_link(server.url, reply_timeout_s=0.3)
+    await link.call("PING")
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        first = link.call("SET", "k", b"x" * 32_000_000)  # more than the sockets' buffers hold
+        await asyncio.wait([first], timeout=0.05)
+        second = link.call("PING")  # waits for room
+        assert [await fails(call) for call in (first, second)] == [ReplyLost, ReplyLost]
+        assert await fails(link.call("PING")) is BrokerUnavailable
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    assert await link.call("ECHO", "again") == b"again"
+
+
+async def test_a_server_that_ends_its_side_and_takes_no_more_has_gone(new_link):
+    """Breaks when the end is noticed only after all has left that waits to be sent."""
+    ends, has_left = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader, writer):
+        commands = hiredis.Reader()
+        while not ends.is_set():
+            commands.feed(await reader.read(65536))
+            while (command := commands.gets()) is not False:
+                writer.write(b"+OK\r\n")
+                if command == [b"PING"]:
+                    await ends.wait()
+        writer.write_eof()
+        await has_left.wait()
+        writer.transport.abort()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        link = new_link(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
+        await link.call("PING")
+        call = link.call("SET", "k", b"x" * 32_000_000)  # more than the sockets' buffers hold
+        await asyncio.wait([call], timeout=0.05)
+        ends.set()
+        assert await fails(call) is ReplyLost
+        has_left.set()
+
+
+async def test_a_connection_that_is_reset_before_its_reader_began_is_given_up(redis_url):
+    """Breaks when only a reader that runs ends a connection: its callers would wait for ever."""
+    connections = []
+
+    def connect():
+        connection = Endpoint(redis_url).connection()
+        send = connection.send_packed_command
+
+        async def refuse(commands, check_health=True):
+            commands = list(commands)
+            if connections[1:] or not any(b"BLPOP" in command for command in commands):
+                await send(commands, check_health=check_health)
+            else:
+                await connection.disconnect(nowait=True)
+                raise redis.exceptions.ConnectionError("broken at once")
+
+        connection.send_packed_command = refuse
+        connections.append(connection)
+        return connection
+
+    link = Link(connect, 1)
+    assert await fails(link.call("BLPOP", "nothing", 1)) is ReplyLost
+    assert await link.call("ECHO", "again") == b"again"
+    await link.close()
+
+
+async def test_a_connection_that_ended_with_its_first_replies_is_not_used(redis_url):
+    """Breaks when its end was told to redis-py's stream only, and commands go to a server that has gone."""
+    connections = []
+
+    def connect():
+        connection = Endpoint(redis_url).connection()
+        read, is_first = connection.read_response, not connections
+
+        async def end(*arguments, **options):
+            reply = await read(*arguments, **options)
+            if is_first and reply == list(SCRIPTS.values())[-1].sha:
+                connection._reader.feed_eof()
+            return reply
+
+        connection.read_response = end
+        connections.append(connection)
+        return connection
+
+    link = Link(connect, 10)
+    await asyncio.wait([link.call("PING")], timeout=2)
+    assert await fails(link.call("ECHO", "again")) is bytes
+    assert len(connections) == 2
+    await link.close()
 
 
 async def test_reset_loses_what_is_pending_and_the_next_call_works(url, new_link, until_blocked):
@@ -346,6 +471,29 @@ async def test_written_waits_for_a_write_that_is_under_way(new_link, new_server)
         os.kill(server.pid, signal.SIGCONT)
     await written
     assert await call == b"OK"
+
+
+async def test_written_waits_for_the_last_byte(new_link, new_server):
+    """Breaks when what little is left in a buffer is taken for written: asyncio calls a buffer full from 64 KiB on."""
+    server = new_server()
+    link = new_link(server.url)
+    await link.call("PING")
+    transport = link._connection._writer.transport
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        calls = []
+        while not transport.get_write_buffer_size():
+            calls.append(link.call("ECHO", b"x" * 50_000))
+            for _ in range(3):  # turns of the loop
+                await asyncio.sleep(0)
+        assert transport.get_write_buffer_size() < 64 * 1024
+        calls.append(link.call("ECHO", b"mark"))
+        done, _ = await asyncio.wait([written := asyncio.ensure_future(link.written())], timeout=0.1)
+        assert not done
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    await written
+    await asyncio.gather(*calls)
 
 
 # Closing

@@ -15,7 +15,7 @@ from rqueue.wire.state import LIFECYCLE, OTHER_VERBS, VERBS_WITHOUT_SCRIPT, WORK
 VERBS = {move.verb for move in LIFECYCLE} | {*WORKER_VERBS, *OTHER_VERBS}
 
 
-OTHER_TESTS = {"broker", "calls", "endpoint", "full", "link", "pulse", "scripts", "subscription"}
+OTHER_TESTS = {"broker", "calls", "endpoint", "full", "link", "pulse", "scripts", "subscription", "upkeep"}
 
 GOOD = """\
 -- move: what it does.

@@ -378,3 +378,26 @@ print(job.delay().state)
         capture_output=True, text=True, check=False, timeout=20,
     )  # fmt: skip
     assert (done.stdout, done.stderr, done.returncode) == ("PENDING\n", "", 0)
+
+
+_FORKS_IN_C = """
+import ctypes, os, sys
+from rqueue import RQueue
+
+add = RQueue(sys.argv[1]).task(name="add")(lambda: None)
+add.delay()
+child = ctypes.PyDLL(None).fork()
+print(*(add.delay().id for _ in range(3)), flush=True)
+os.waitpid(child, 0) if child else os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a fork from C, as on Linux")
+def test_a_child_that_was_forked_from_c_gives_its_own_ids(redis_url):
+    """A server in C may load an app and fork, and run none of Python's hooks. Breaks when parent and child
+    draw from one stock: their jobs have the same ids.
+    """
+    command = [sys.executable, "-c", _FORKS_IN_C, redis_url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    ids = done.stdout.split()
+    assert len(set(ids)) == len(ids) == 6

@@ -495,6 +495,59 @@ async def test_a_key_of_another_type_doubles_nobody(app, store):
         assert not (await job.enqueue(12)).duplicate
 
 
+@pytest.mark.parametrize("how", ["cancelled", "given up"])
+async def test_the_halves_of_a_refused_batch_leave_out_whoever_waits_no_more(new_app, store, url, how):
+    """Refused, it does not exist. Breaks when a half is sent with a call that was cancelled meanwhile, or whose caller
+    was told that nothing was enqueued: it enqueues again, and the job runs twice.
+    """
+    app = new_app(url, enqueue_timeout=0.3)
+    job = task_of(app)
+    async with app:
+        await job.enqueue("first")
+        broker, tried = app.session().broker, []
+        enqueue = broker.enqueue
+
+        async def refuse(*arguments: object) -> object:
+            tried.append(len(arguments[-1]))
+            if len(tried) == 1:
+                if how == "cancelled":
+                    calls[0].cancel()
+                    calls[2].cancel()
+                raise BrokerError("one of them is bad")
+            if len(tried) == 2 and how == "given up":
+                await asyncio.wait(calls[2:])
+                raise BrokerUnavailable("READONLY You can't write against a read only replica")
+            return await enqueue(*arguments)
+
+        broker.enqueue = refuse
+        calls = [asyncio.create_task(job.enqueue(n)) for n in range(4)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert tried[0] == 4
+        assert not any(isinstance(answer, EnqueueUnknown) for answer in answers[2:])
+        confirmed = [n for n, answer in enumerate(answers) if not isinstance(answer, BaseException)]
+        await app.session().producer.close()  # nothing is under way any more
+        assert [message.args[0] for message in store(app).everything()] == ["first", *confirmed]
+
+
+async def test_an_error_of_our_own_leaves_nobody_waiting(new_app, url):
+    """Breaks when a batch that ended in no way that was thought of is forgotten, and its callers wait for ever."""
+    app = new_app(url, enqueue_timeout=0.3)
+    job = task_of(app)
+    async with app:
+        await job.enqueue("first")
+        broker = app.session().broker
+        enqueue = broker.enqueue
+
+        async def fail(*_: object) -> object:
+            broker.enqueue = enqueue
+            raise RuntimeError("a mistake")
+
+        broker.enqueue = fail
+        with pytest.raises(EnqueueUnknown):
+            await asyncio.wait_for(job.enqueue("second"), 5)
+        assert not (await job.enqueue("third")).duplicate
+
+
 async def test_scripts_that_were_flushed_are_sent_again(app, store):
     job = task_of(app)
     async with app:

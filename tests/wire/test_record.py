@@ -206,6 +206,11 @@ def test_the_state_is_read_without_the_rest(state):
     assert state_of(Record(state, b'{"state":"x"}').encode()) == state
 
 
+def test_the_state_of_another_version_is_read_too():
+    """A cancel compares what another worker has stored. Breaks when a state that is not known here is an error."""
+    assert state_of(b'{"state":"PAUSED","result":1}') == "PAUSED"
+
+
 @pytest.mark.parametrize(
     ("record", "queue"),
     [
