@@ -217,6 +217,8 @@ async def test_what_is_stopped_at_once_runs_elsewhere_and_is_not_charged(scene, 
     fleet.signal(signal.SIGQUIT if how == "SIGQUIT" else signal.SIGTERM)
     await fleet.event("worker stopping")
     if how == "killed":
+        for pid in fleet.pids:  # or it may have the time to see that its supervisor is gone, and to give all back
+            os.kill(pid, signal.SIGSTOP)
         for pid in (fleet.pid, *fleet.pids):
             os.kill(pid, signal.SIGKILL)
         await fleet.end()
