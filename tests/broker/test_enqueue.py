@@ -215,14 +215,19 @@ async def test_a_priority_that_is_no_list_is_refused_before_any_change(broker, k
 
 
 @pytest.mark.parametrize("custom", [False, True])
-async def test_ids_that_cannot_be_written_are_refused_before_any_change(broker, keys, seed, dump, job, custom):
-    """Breaks when messages are written first: the job is there although the answer is an error, and once more for each
-    half in which a refused batch is sent again.
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_batch_whose_ids_cannot_be_written_changes_nothing(
+    broker, keys, seed, dump, message, job, custom, waits
+):
+    """Breaks when its messages stay: the job is there although the answer is an error, and once more for each half in
+    which a refused batch is sent again; or when more than they are taken back.
     """
-    await seed({"jobs": b"somebody's string"})
-    with pytest.raises(BrokerError):
-        await broker.enqueue(keys, "p", 0, 1, [job("a", custom=custom), job("b", custom=custom)])
-    assert await dump() == {"jobs": b"somebody's string"}
+    before = {"jobs": b"somebody's string"} | ({"main": [message("x")], "p5": [message("y", 5)]} if waits else {})
+    await seed(before)
+    for level in (0, 5):
+        with pytest.raises(BrokerError):
+            await broker.enqueue(keys, "p", 0, 1, [job("a", level, custom=custom), job("b", level, custom=custom)])
+    assert await dump() == before
 
 
 async def test_a_batch_of_several_lists_keeps_each_lists_order(broker, keys, dump, message, job):

@@ -37,11 +37,16 @@ local function remember(outcome)
 end
 if #KEYS <= 4 then
   local count, most = (#ARGV - 3) / 2, 5000 -- unpack takes 7,999 at most
-  redis.call('LLEN', KEYS[#KEYS]) -- what is no list is refused here, before any change
-  local token = #KEYS == 4 and redis.call('LLEN', main) == 0
-  for i = 4, 3 + count, most do redis.call('SADD', jobs, unpack(ARGV, i, math.min(i + most - 1, 3 + count))) end
+  local token = #KEYS == 4 and redis.call('LLEN', main) == 0 -- what is no list is refused here, or by the first write
   for i = 4 + count, #ARGV, most do
     redis.call('LPUSH', KEYS[#KEYS], unpack(ARGV, i, math.min(i + most - 1, #ARGV)))
+  end
+  for i = 4, 3 + count, most do
+    local added = redis.pcall('SADD', jobs, unpack(ARGV, i, math.min(i + most - 1, 3 + count)))
+    if type(added) == 'table' then -- refused: the messages are taken back, since the batch goes again in halves
+      redis.call('LTRIM', KEYS[#KEYS], count, -1)
+      return added
+    end
   end
   if token then redis.call('LPUSH', main, '') end
   return remember(string.rep('1', count))
