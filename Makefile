@@ -7,7 +7,7 @@ PYTHONS := python3.14 python3.13 python3.12 python3.11 python3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types check format lock clean
-.PHONY: bench bench-quick bench-readme bench-engine bench-fleet bench-schedule bench-lock
+.PHONY: bench bench-quick bench-readme bench-fleet bench-schedule bench-lock
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -43,9 +43,6 @@ bench-quick: $(READY) ## measure rqueue beside Celery and beside what Redis and 
 
 bench-readme: $(READY) ## write the README's table from the last full results
 	@$(BIN)/python -m benchmarks.readme
-
-bench-engine: $(READY) ## measure the engine in one process beside what Redis and Python allow
-	@$(BIN)/python benchmarks/engine.py $(ARGS)
 
 bench-lock: ## pin the contenders' environments anew (make bench-lock ARGS=--upgrade)
 	@$(find_locker); \

@@ -69,6 +69,9 @@ TITLES = {
 }
 
 
+ANALYSIS = DIRECTORY / "analysis.md"
+"""What stands in the way of goals that are missed: written by hand, for the full report."""
+
 EACH = (
     "Each figure is the median of the rounds, with the least and the greatest. Costs are for each task: CPU of the "
     "producer's process where jobs are enqueued, else of the worker's whole process tree."
@@ -97,8 +100,8 @@ def table(head: Row, rows: Iterable[Row]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def text(results: Results, pictures: Sequence[str] = ()) -> str:
-    """The whole report."""
+def text(results: Results, pictures: Sequence[str] = (), analysis: str = "") -> str:
+    """The whole report; the analysis is what somebody wrote of the figures."""
     parts = [
         "# Benchmark report",
         _about(results),
@@ -108,7 +111,7 @@ def text(results: Results, pictures: Sequence[str] = ()) -> str:
     for workload in (*list(RATES)[:3], "round-trip", *list(RATES)[3:], "load-50", "load-90", "idle"):
         if results.names(workload):
             parts += _section(results, workload)
-    parts += ["## Goals", _goals(results), "## Settings", _settings(results)]
+    parts += ["## Goals", _goals(results), *([analysis.strip()] if analysis else []), "## Settings", _settings(results)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -123,7 +126,8 @@ def write(path: Path) -> Path:
         stdout=subprocess.PIPE,
         text=True,
     )
-    report.write_text(text(results, drawn.stdout.split()))
+    analysis = ANALYSIS.read_text(encoding="utf-8") if path.stem == "full" and ANALYSIS.exists() else ""
+    report.write_text(text(results, drawn.stdout.split(), analysis), encoding="utf-8")
     return report
 
 

@@ -199,8 +199,25 @@ class Link:
         transport = self._transport
         if transport is not None and self._outbox and not (transport.is_closing() or transport.get_write_buffer_size()):
             transport.write(b"".join(self._take_outbox()))
+            if self._written:
+                # One turn of the loop later: uvloop hands bytes to the system at the end of a turn.
+                asyncio.get_running_loop().call_soon(self._confirm, transport, self._written)
+                self._written = []
         if self._outbox or self._written:
             self._begin_writing()
+
+    def _confirm(self, transport: asyncio.Transport, waiters: list[asyncio.Future[None]]) -> None:
+        """Tell those who wait for it that the system has what was written, or have them wait until it has."""
+        if transport is not self._transport:
+            for waiter in waiters:  # what its buffer held is gone
+                _fail(waiter, BrokerUnavailable("the connection to Redis broke"))
+        elif transport.get_write_buffer_size():
+            self._written[:0] = waiters
+            if self._writer is None:
+                self._begin_writing()
+        else:
+            for waiter in waiters:
+                _resolve(waiter)
 
     def _begin_writing(self) -> None:
         self._writer = asyncio.create_task(self._write(), name="rqueue link writer")
