@@ -17,7 +17,7 @@ class RQueueWorker(Contender):
     environment: ClassVar = "rqueue"
     package: ClassVar = "rqueue"
     settings: ClassVar = (
-        "`rqueue worker -c 100`, its default (docs/workers.md); late ack, results kept with their TTL of a day"
+        "`rqueue worker -c 100`, its default (docs/workers.md); late ack, results kept with their TTL of an hour"
     )
     workloads: ClassVar = HEADLINE | REST
     rate: ClassVar = 12_000
