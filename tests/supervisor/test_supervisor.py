@@ -217,9 +217,8 @@ async def test_what_is_stopped_at_once_runs_elsewhere_and_is_not_charged(scene, 
     fleet.signal(signal.SIGQUIT if how == "SIGQUIT" else signal.SIGTERM)
     await fleet.event("worker stopping")
     if how == "killed":
-        for pid in fleet.pids:  # or it may have the time to see that its supervisor is gone, and to give all back
-            os.kill(pid, signal.SIGSTOP)
-        for pid in (fleet.pid, *fleet.pids):
+        os.kill(fleet.pid, signal.SIGSTOP)  # or one of them has the time to see the other's death, and to give all back
+        for pid in (*fleet.pids, fleet.pid):
             os.kill(pid, signal.SIGKILL)
         await fleet.end()
     else:
