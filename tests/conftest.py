@@ -1,6 +1,7 @@
 """What tests share: a real server for the session, a fresh store for each test, and servers of a test's own."""
 
 import itertools
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +12,10 @@ import redis
 from rqueue.embedded import EmbeddedServer
 
 NewServer = Callable[..., EmbeddedServer]
+
+# A shell's background job ignores SIGINT, and so would every process that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _memory_names = itertools.count(1)
 
