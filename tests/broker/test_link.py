@@ -451,6 +451,38 @@ async def test_written_says_so_when_the_connection_breaks_meanwhile(new_link, ne
     assert await fails(call) is ReplyLost
 
 
+async def test_written_waits_until_the_system_has_what_was_given_in_the_same_turn(new_link, new_server):
+    """Breaks when a write is taken for written while the system has not taken all of it."""
+    server = new_server()
+    link = new_link(server.url)
+    await link.call("PING")
+    os.kill(server.pid, signal.SIGSTOP)
+    written = asyncio.ensure_future(link.written())  # it asks once the call below is given, and before it is sent
+    call = link.call("SET", "k", b"x" * 32_000_000)  # more than the sockets' buffers hold
+    await asyncio.wait([written], timeout=0.2)
+    assert not written.done()
+    os.kill(server.pid, signal.SIGCONT)
+    async with asyncio.timeout(20):
+        await written
+        assert await call == b"OK"
+
+
+async def test_written_says_so_when_the_connection_breaks_in_the_turn_of_the_write(new_link, new_server):
+    """What was in a buffer is gone with it. Breaks when the empty buffer of a connection that was given up is taken for
+    written.
+    """
+    server = new_server()
+    link = new_link(server.url)
+    await link.call("PING")
+    os.kill(server.pid, signal.SIGSTOP)
+    written = asyncio.ensure_future(link.written())
+    call = link.call("SET", "k", b"x" * 32_000_000)
+    link.reset()  # the reader hears of it after the write, and before anybody looks what has become of that
+    assert await fails(written) is BrokerUnavailable
+    assert await fails(call) is ReplyLost
+    os.kill(server.pid, signal.SIGCONT)
+
+
 async def test_written_waits_for_a_write_that_is_under_way(new_link, new_server):
     """All that was given so far is in the system's hands. Breaks when a batch that waits for the socket has left the
     outbox and is taken for written.
