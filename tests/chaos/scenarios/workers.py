@@ -10,14 +10,17 @@ from tests.chaos.scenario import Scenario
 from tests.chaos.stage import Group, Stage, end, is_alive
 
 PAIR = ("--processes", "2", "-c", "10")
+TRIO = ("--processes", "3", "-c", "10")
 SHORT_LEASE_S = 2.0
 HOUR_S = 3600.0
+YOUNG_S = 0.3
 
 
 async def kill_child(stage: Stage, group: Group, used: set[int]) -> None:
     """SIGKILL one process of the group that was not aimed at yet, soon after its first job."""
     fresh = await stage.until(lambda: [pid for pid in stage.busy(group) if pid not in used], what="a process at work")
-    pid = stage.chance.choice(fresh)
+    young = [pid for pid in fresh if time.monotonic() - stage.oracle.first[pid] < YOUNG_S]
+    pid = stage.chance.choice(young or fresh)
     used.add(pid)
     await stage.age(pid, stage.chance.uniform(0.02, 0.3))
     if not is_alive(pid):  # it was recycled meanwhile
@@ -27,19 +30,23 @@ async def kill_child(stage: Stage, group: Group, used: set[int]) -> None:
         await stage.until(lambda: not is_alive(pid), what="the end of a killed process")
 
 
-async def keep_killing(stage: Stage, seconds: float, pause_s: tuple[float, float] = (0.1, 0.5)) -> None:
-    """Kill processes of all groups until the time is up."""
+async def keep_killing(stage: Stage, seconds: float) -> None:
+    """Kill processes of all groups until the time is up, some in the first moment of their work, some later.
+
+    A supervisor waits before it starts one that dies again and again: with more kills nobody would be left to work, and
+    recovery would be that pause.
+    """
     over, used = time.monotonic() + seconds, set[int]()
     while time.monotonic() < over:
         await kill_child(stage, stage.chance.choice(stage.groups), used)
-        await asyncio.sleep(stage.chance.uniform(*pause_s))
+        await asyncio.sleep(stage.chance.uniform(0.5, 2.5))
 
 
 async def kills(stage: Stage, seconds: float) -> None:
     stage.server()
-    stage.work(*PAIR)
-    stage.work(*PAIR)
-    stage.produce()
+    stage.work(*TRIO)
+    stage.work(*TRIO)
+    stage.produce(rate=40)
     await stage.first_jobs()
     await keep_killing(stage, seconds)
 
@@ -98,9 +105,9 @@ async def recycling(stage: Stage, seconds: float) -> None:
     stage.work(*PAIR, "--max-tasks-per-child", "150")
     stage.work("--autoscale", "16,2")
     stage.work("--pool", "prefork", "--autoscale", "3,1", "--max-tasks-per-child", "100")
-    stage.produce()
+    stage.produce(rate=40)
     await stage.first_jobs()
-    await keep_killing(stage, seconds, (0.3, 1.5))
+    await keep_killing(stage, seconds)
 
 
 async def renew(stage: Stage, group: Group) -> None:
@@ -160,7 +167,7 @@ async def blocked(stage: Stage, seconds: float) -> None:
 SCENARIOS = [
     Scenario(
         "kills",
-        "worker processes are killed by SIGKILL all the time, 20 to 300 ms after their first job",
+        "worker processes are killed by SIGKILL all the time, the new ones 20 to 300 ms after their first job",
         "nothing is lost; only what was in flight in a killed process runs again",
         kills,
         goal_s=1.0,
