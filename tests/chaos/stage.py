@@ -86,7 +86,11 @@ class Group:
     def pids(self) -> list[int]:
         """Its worker processes that have loaded the app and live."""
         self._oracle.read()
-        return [pid for pid, parent in self._oracle.parents.items() if parent == self.pid and is_alive(pid)]
+        return [pid for pid, parent in self._oracle.parents.items() if parent == self.pid and self.has(pid)]
+
+    def has(self, pid: int) -> bool:
+        """True while this is a living process of the stage, and not a stranger who was given a dead one's number."""
+        return is_alive(pid, str(self._oracle.directory))
 
     @property
     def alive(self) -> bool:
@@ -129,12 +133,14 @@ class Group:
         return " | ".join(self.log.read_text(errors="replace").splitlines()[-5:])
 
 
-def is_alive(pid: int) -> bool:
+def is_alive(pid: int, logs: str) -> bool:
+    """True for a process that lives and writes its logs there."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        environ = Path(f"/proc/{pid}/environ")
+        return not Path("/proc/self").exists() or f"{LOGS}={logs}".encode() in environ.read_bytes().split(b"\0")
+    except OSError:  # gone, or another user's
         return False
-    return True
 
 
 class Stage:
@@ -234,7 +240,7 @@ class Stage:
             raise NoRest(f"not within {timeout_s:g} s: {what or holds}") from None
 
     async def first_jobs(self, *groups: Group) -> None:
-        """Return when every process of these groups has started a job."""
+        """Return when a process of each of these groups (of all) has started a job."""
         for group in groups or self.groups:
             await self.until(lambda group=group: self.busy(group), what=f"first job of {group.name}: {group.tail()}")
 

@@ -7,7 +7,7 @@ import time
 from tests.chaos.clock import CLOCK, set_clock
 from tests.chaos.producer import MIX, Load
 from tests.chaos.scenario import Scenario
-from tests.chaos.stage import Group, Stage, end, is_alive
+from tests.chaos.stage import Group, Stage, end
 
 PAIR = ("--processes", "2", "-c", "10")
 TRIO = ("--processes", "3", "-c", "10")
@@ -23,11 +23,11 @@ async def kill_child(stage: Stage, group: Group, used: set[int]) -> None:
     pid = stage.chance.choice(young or fresh)
     used.add(pid)
     await stage.age(pid, stage.chance.uniform(0.02, 0.3))
-    if not is_alive(pid):  # it was recycled meanwhile
+    if not group.has(pid):  # it was recycled meanwhile
         return
     with stage.fault("kill", pids={pid}, heals="again"):
         end([pid])
-        await stage.until(lambda: not is_alive(pid), what="the end of a killed process")
+        await stage.until(lambda: not group.has(pid), what="the end of a killed process")
 
 
 async def keep_killing(stage: Stage, seconds: float) -> None:
