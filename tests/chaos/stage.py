@@ -248,6 +248,11 @@ class Stage:
         """The processes of these groups (of all) that live and have started a job."""
         return [pid for group in groups or self.groups for pid in group.pids if pid in self.oracle.first]
 
+    def cut_by(self, fault: Fault) -> list[Run]:
+        """The runs that a fault that is over has cut off."""
+        self.oracle.read()
+        return [run for runs in self.oracle.runs.values() for run in runs if fault.cut(run)]
+
     def ran_again(self, cut: Collection[Run]) -> bool:
         """True when the jobs of all these runs have started once more."""
         self.oracle.read()

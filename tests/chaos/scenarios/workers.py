@@ -81,10 +81,12 @@ async def lost_host(stage: Stage, seconds: float) -> None:
         await stage.first_jobs(*groups)
         await asyncio.sleep(stage.chance.uniform(0.02, 2.0))
         with stage.fault("lost host", heals="again") as fault:
-            fault.pids = groups.pop(0).kill()
-        hit = [run for runs in stage.oracle.runs.values() for run in runs if fault.cut(run)]
+            lost = groups.pop(0)
+            fault.pids = lost.kill()
+            await stage.until(lambda lost=lost: not lost.pids, what="a lost host's end")
+        cut = stage.cut_by(fault)
         groups.append(stage.work(*PAIR))
-        await stage.until(lambda hit=hit: stage.ran_again(hit), what="a lost host's jobs")
+        await stage.until(lambda cut=cut: stage.ran_again(cut), what="a lost host's jobs")
         if time.monotonic() > over:
             return
 
@@ -94,7 +96,7 @@ async def poison(stage: Stage, seconds: float) -> None:
     stage.work(*PAIR)
     stage.work(*PAIR)
     stage.produce(count=1, rate=80)
-    stage.produce(Load(rate=0.2, mix={"poison": 1.0}, seconds=(0.0, 0.05)), count=1)
+    stage.produce(Load(rate=0.12, mix={"poison": 1.0}, seconds=(0.0, 0.05)), count=1)
     await stage.first_jobs()
     await asyncio.sleep(seconds)
 
