@@ -72,6 +72,7 @@ class Calls:
         """Close all connections."""
         for link in (*self._blocks.values(), self._link):
             await link.close()
+        await self.endpoint.leave()
 
     async def ready(self) -> None:
         """Return when there is a connection.
