@@ -28,7 +28,10 @@ local lane, number = ARGV[1], tonumber(ARGV[2])
 local last = redis.call('HGET', sent, lane)
 if last then
   local seen, outcome = string.match(last, '^(%d+) (%d*)$')
-  if tonumber(seen) >= number then return outcome end
+  if tonumber(seen) >= number then
+    redis.call('EXPIRE', sent, ARGV[3]) -- a write, for the WAIT behind it to cover what was written before
+    return outcome
+  end
 end
 local function remember(outcome)
   redis.call('HSET', sent, lane, string.format('%.0f', number) .. ' ' .. outcome)
