@@ -71,19 +71,11 @@ class RQueue(Client):
             dead_max=dead_max,
             dead_ttl_s=seconds(dead_ttl, "dead_ttl"),
             enqueue_timeout_s=seconds(enqueue_timeout, "enqueue_timeout"),
-            durability=durability or os.environ.get("RQUEUE_DURABILITY") or _LIMITS.durability,
+            durability=os.environ.get("RQUEUE_DURABILITY", "memory") if durability is None else durability,
             replicas=replicas,
         )
-        if isinstance(queues, str):
-            raise ConfigError(f"queues {queues!r}: a list of queues")
-        named: dict[str, Queue] = {}
-        for given in queues or ("default",):
-            queue = given if isinstance(given, Queue) else Queue(given)
-            if queue.name in named:
-                raise ConfigError(f"queue {queue.name!r}: named twice")
-            named[queue.name] = queue
         pairs = tuple((pattern, check_queue_name(queue)) for pattern, queue in (routes or {}).items())
-        super().__init__(Endpoint(url), AppConfig(namespace, named, pairs, limits))
+        super().__init__(Endpoint(url), AppConfig(namespace, _named(queues), pairs, limits))
         if lifespan is not None and not callable(lifespan):
             raise ConfigError(f"lifespan {lifespan!r}: a function of the app that gives an async context manager")
         self.lifespan = lifespan
@@ -141,3 +133,15 @@ class RQueue(Client):
             **more,
         )
         return Worker(self, config)
+
+
+def _named(queues: Sequence[Queue | str]) -> dict[str, Queue]:
+    if isinstance(queues, str):
+        raise ConfigError(f"queues {queues!r}: a list of queues")
+    named: dict[str, Queue] = {}
+    for given in queues or ("default",):
+        queue = given if isinstance(given, Queue) else Queue(given)
+        if queue.name in named:
+            raise ConfigError(f"queue {queue.name!r}: named twice")
+        named[queue.name] = queue
+    return named

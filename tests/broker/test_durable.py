@@ -47,9 +47,11 @@ class Pair:
 @pytest.fixture(scope="module")
 def one_pair() -> Iterator[Pair]:
     """They take a second to find each other: once is enough."""
-    with EmbeddedServer(options={"repl-diskless-sync-delay": "0"}) as master:
-        with EmbeddedServer(options={"replicaof": f"127.0.0.1 {master.port}"}) as replica:
-            yield Pair(master, replica)
+    with (
+        EmbeddedServer(options={"repl-diskless-sync-delay": "0"}) as master,
+        EmbeddedServer(options={"replicaof": f"127.0.0.1 {master.port}"}) as replica,
+    ):
+        yield Pair(master, replica)
 
 
 @pytest.fixture
@@ -157,7 +159,7 @@ async def test_callers_share_one_wait(pair):
 
 async def test_whoever_enqueues_nothing_is_not_held_up(pair):
     """Redis holds up what is behind a WAIT on its connection. Breaks when that connection is everybody's."""
-    app = RQueue(pair.master.url, durability="replicated", enqueue_timeout=2)
+    app = RQueue(pair.master.url, durability="replicated", enqueue_timeout=30)
     t = task_of(app)
     async with app:
         first = await t.enqueue(0)
@@ -165,7 +167,8 @@ async def test_whoever_enqueues_nothing_is_not_held_up(pair):
             waiting = asyncio.create_task(t.enqueue(1))
             while calls(pair.master, "evalsha") < 2:
                 await asyncio.sleep(0.01)
-            await first.info()
+            async with asyncio.timeout(4):  # the wait is for 5 s
+                await first.info()
             assert not waiting.done()
         await waiting
 

@@ -14,6 +14,7 @@ import pytest
 import redis.asyncio
 
 from rqueue import RQueue
+from rqueue.broker import sentinel as sentinel_module
 from rqueue.broker.broker import Broker
 from rqueue.broker.endpoint import Endpoint
 from rqueue.broker.pulse import Pulse
@@ -34,11 +35,12 @@ class Sentinel:
         master: the port that it names; None: it knows of no master.
         epoch: of its configuration; None: an ACL hides it.
         is_mute: it takes connections and says nothing, as a frozen one.
+        pause_s: it takes so long to answer.
         asked: the commands that came.
     """
 
-    def __init__(self, master: int | None, epoch: int | None = 1, *, is_mute: bool = False) -> None:
-        self.master, self.epoch, self.is_mute = master, epoch, is_mute
+    def __init__(self, master: int | None, epoch: int | None = 1, *, is_mute: bool = False, pause_s: float = 0) -> None:
+        self.master, self.epoch, self.is_mute, self.pause_s = master, epoch, is_mute, pause_s
         self.asked: list[list[bytes]] = []
         self.listeners: set[asyncio.StreamWriter] = set()
         self.is_heard = asyncio.Event()
@@ -66,6 +68,7 @@ class Sentinel:
                 parser.feed(data)
                 while command := parser.gets():
                     self.asked.append(command)
+                    await asyncio.sleep(self.pause_s)
                     if not self.is_mute:
                         writer.write(self._answer(command, writer))
         except ConnectionError:
@@ -158,9 +161,8 @@ def test_a_malformed_url_is_refused_by_its_form(rest):
 
 async def test_the_newest_configuration_of_a_majority_counts(stage):
     """A sentinel that was cut off still names the old master. Breaks when the first answer is taken."""
-    endpoint = await stage(Sentinel(1, 7), Sentinel(2, 8), Sentinel(2, 8))
-    for _ in range(20):
-        assert await sentinels_of(endpoint.url).master() == ("127.0.0.1", 2)
+    endpoint = await stage(Sentinel(1, 7), Sentinel(2, 8, pause_s=0.02), Sentinel(2, 8, pause_s=0.02))
+    assert await sentinels_of(endpoint.url).master() == ("127.0.0.1", 2)
 
 
 async def test_dead_and_frozen_sentinels_hold_nothing_up_for_long(stage):
@@ -237,10 +239,11 @@ async def test_nothing_is_left_after_the_last_connection(stage, server):
 # --- a failover -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_frozen_master_is_left_as_soon_as_a_sentinel_names_another(stage, new_server):
+async def test_a_frozen_master_is_left_as_soon_as_a_sentinel_names_another(stage, new_server, monkeypatch):
     """Its connections would never break, and a reply is waited for for 10 s. Breaks when nobody listens to the
     sentinels, or when a kind of connection is not broken: of verbs, of blocks, of listeners, one that is being made.
     """
+    monkeypatch.setattr(sentinel_module, "CONNECT_S", 60.0)  # nothing ends because its time is up
     old, new = new_server(), new_server()
     sentinel = Sentinel(old.port)
     endpoint = await stage(sentinel)
