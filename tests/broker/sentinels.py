@@ -110,6 +110,20 @@ class Fleet:
         server.start()
         until(lambda: ask(server, "INFO", "replication")["master_link_status"] == "up")
 
+    def settle(self) -> None:
+        """Wait until every sentinel sees all other servers follow the master: only then another failover may begin."""
+        others = {server.port for server in self.servers} - {self.master().port}
+        # A sentinel waits for 8 s before it makes a replica of what was the master, and looks at one every 10 s.
+        until(lambda: all(self._followers(sentinel) >= others for sentinel in self.sentinels), 4 * PATIENCE_S)
+
+    def _followers(self, sentinel: EmbeddedServer) -> set[int]:
+        flat = ask(sentinel, "SENTINEL", "REPLICAS", SERVICE)
+        return {
+            int(each["port"])
+            for each in flat
+            if each["flags"] == "slave" and each["master-link-status"] == "ok" and each["role-reported"] == "slave"
+        }
+
 
 def free_port() -> int:
     """A port on which nobody listens, below those that the system gives to connections."""
@@ -126,9 +140,9 @@ def ask(server: EmbeddedServer, *command: str):
         return client.execute_command(*command)
 
 
-def until(is_so: Callable[[], bool]) -> None:
+def until(is_so: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
     """Return as soon as it is so: what a server does by itself, it tells nobody."""
-    end_s = time.monotonic() + PATIENCE_S
+    end_s = time.monotonic() + patience_s
     while not is_so():
         assert time.monotonic() < end_s, "it did not come to that"
         time.sleep(0.01)
