@@ -295,6 +295,45 @@ async def test_another_masters_failover_breaks_nothing(stage, server):
     await broker.close()
 
 
+async def test_a_worker_that_the_new_master_never_heard_of_goes_on_under_another_id(stage, new_server):
+    """The replica has the jobs, and lacks the worker's registration, its claims and the end of a job. Breaks when the
+    worker waits for its lease, when a job stays with an owner whom nobody knows, or when what it ran is settled for
+    somebody else.
+    """
+    old = new_server({"repl-diskless-sync-delay": "0"})
+    new = new_server({"replicaof": f"127.0.0.1 {old.port}"})
+    sentinel = Sentinel(old.port)
+    await stage(sentinel)
+    app, ran, gate = RQueue(url_of(sentinel)), [], asyncio.Event()
+
+    @app.task(name="note")
+    async def note(name: str, *, is_slow: bool = False) -> None:
+        ran.append(name)
+        if is_slow:
+            await gate.wait()
+
+    async with app, asyncio.timeout(20):
+        ended, running = await app.enqueue_many([note.s("ended"), note.s("running", is_slow=True)])
+        async with redis.asyncio.Redis(port=old.port) as raw:
+            await raw.set("k", 1)
+            while await raw.wait(1, 100) < 1:
+                await raw.set("k", 1)
+        async with redis.asyncio.Redis(port=new.port) as raw:
+            await raw.execute_command("REPLICAOF", "NO", "ONE")
+        async with app.worker(shutdown_timeout=1) as worker:
+            await ended.result()
+            await until(lambda: "running" in ran)
+            before = worker.id
+            old.kill()
+            sentinel.say(new.port)
+            await (await note.enqueue("after")).result()
+            assert worker.id != before
+            gate.set()
+            await running.result()
+            await worker.drain()
+    assert sorted(ran) == ["after", "ended", "ended", "running", "running"]
+
+
 def app_of(fleet: Fleet, ran: list[str], durability: str):
     """An app whose task notes that it ran, and how it is enqueued."""
     app = RQueue(fleet.url, durability=durability)
