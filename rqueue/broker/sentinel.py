@@ -64,12 +64,16 @@ class Sentinels:
         service: the master's name.
         options: of connections to them: credentials, TLS.
         kind: the class of connections to them.
+
+    Attributes:
+        known: what the last one who asked was told, in whichever thread.
     """
 
     def __init__(
         self, addresses: Sequence[Address], service: str, options: dict[str, Any], kind: type[redis.asyncio.Connection]
     ) -> None:
         self.addresses, self.service = tuple(addresses), service
+        self.known: Address | None = None
         self._options = {"protocol": 2, "socket_timeout": CONNECT_S, "socket_connect_timeout": CONNECT_S, **options}
         self._kind = kind
         self._watches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Watch] = weakref.WeakKeyDictionary()
@@ -103,7 +107,8 @@ class Sentinels:
             await asyncio.gather(*asked, return_exceptions=True)
         if not words:
             raise redis.exceptions.ConnectionError(f"no sentinel says where {self.service!r} is: {'; '.join(troubles)}")
-        return max(words).address
+        self.known = max(words).address
+        return self.known
 
     def watch(self) -> _Watch:
         """This event loop's ear at them."""
@@ -247,7 +252,7 @@ class _FollowingTLS(_Following, redis.asyncio.SSLConnection):
 
 
 class _ThreadFollowing(redis.Connection):
-    """The same for a thread that runs no event loop."""
+    """The same for a thread that runs no event loop. Nobody breaks it: whoever uses it asks it whether it is behind."""
 
     def __init__(self, *, sentinels: Sentinels, **options: Any) -> None:
         super().__init__(**options)  # type: ignore[no-untyped-call]
@@ -262,6 +267,11 @@ class _ThreadFollowing(redis.Connection):
             self._sock.settimeout(timeout_s)  # type: ignore[attr-defined]
         finally:
             self.socket_timeout = timeout_s
+
+    @property
+    def is_behind(self) -> bool:
+        """True when an event loop of this process was told of another master."""
+        return self._sentinels.known != (self.host, self.port)
 
     async def _find(self) -> Address:
         async with asyncio.timeout(CONNECT_S):

@@ -280,6 +280,28 @@ async def test_a_frozen_master_is_left_as_soon_as_a_sentinel_names_another(stage
     await broker.close()
 
 
+async def test_the_heart_leaves_an_old_master_that_still_answers(stage, new_server):
+    """It would go on to renew a lease of which the new master knows nothing. Breaks when only a broken connection has
+    it look again.
+    """
+    old, new = new_server(), new_server()
+    sentinel = Sentinel(old.port)
+    endpoint = await stage(sentinel)
+    broker, pulse = Broker(endpoint, Keys()), Pulse(endpoint, 5)
+
+    def renew() -> bool:
+        return pulse.renew([QUEUE], "w", 30, b"")
+
+    await broker.register(QUEUE, "w", 30)
+    assert await asyncio.to_thread(renew) is True
+    await sentinel.is_heard.wait()
+    sentinel.say(new.port)
+    await until(lambda: broker.resets)
+    assert await asyncio.to_thread(renew) is False
+    await asyncio.to_thread(pulse.close)
+    await broker.close()
+
+
 async def test_another_masters_failover_breaks_nothing(stage, server):
     sentinel = Sentinel(server.port)
     endpoint = await stage(sentinel)
