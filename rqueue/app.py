@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from rqueue.broker.endpoint import Endpoint
 from rqueue.client.client import Client
@@ -17,6 +18,8 @@ from rqueue.wire.keys import check_queue_name
 if TYPE_CHECKING:
     from rqueue.worker.worker import Worker
 
+Durability = Literal["memory", "replicated", "fsync"]
+
 _LIMITS, _WORKER = Limits(), WorkerConfig()
 
 
@@ -24,7 +27,8 @@ class RQueue(Client):
     """An asyncio-native task queue on Redis.
 
     Args:
-        url: ``redis://``, ``rediss://``, ``unix://`` (``valkey://``, ``valkeys://`` alike) or ``memory://``.
+        url: ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://`` (``valkey://``, ``valkeys://`` alike) or
+            ``memory://``.
         queues: the app's queues; what a worker without ``-Q`` serves. Default: one, ``default``.
         routes: task-name pattern -> queue; the first that matches counts.
         namespace: the first part of every key.
@@ -33,6 +37,9 @@ class RQueue(Client):
         dead_max: dead letters kept for each queue.
         dead_ttl: seconds a dead letter is kept.
         enqueue_timeout: seconds that ``enqueue`` tries to reach Redis; at most 60.
+        durability: when an enqueue is confirmed: once Redis has it in memory, once it is ``replicated``, or once it is
+            on disk (``fsync``). Default: ``RQUEUE_DURABILITY``, else ``memory``.
+        replicas: how many replicas must have it, if it is to be replicated.
         eager: run each job where it is enqueued, through the same encoding; for tests.
         lifespan: a function of the app that gives an async context manager, or an async generator function: entered
             as a worker starts, before it takes a job, and left after its last one.
@@ -53,6 +60,8 @@ class RQueue(Client):
         dead_max: int = _LIMITS.dead_max,
         dead_ttl: Seconds = _LIMITS.dead_ttl_s,
         enqueue_timeout: Seconds = _LIMITS.enqueue_timeout_s,
+        durability: Durability | None = None,
+        replicas: int = _LIMITS.replicas,
         eager: bool = False,
         lifespan: Callable[[RQueue], AbstractAsyncContextManager[object] | AsyncIterator[object]] | None = None,
     ) -> None:
@@ -62,17 +71,11 @@ class RQueue(Client):
             dead_max=dead_max,
             dead_ttl_s=seconds(dead_ttl, "dead_ttl"),
             enqueue_timeout_s=seconds(enqueue_timeout, "enqueue_timeout"),
+            durability=os.environ.get("RQUEUE_DURABILITY", "memory") if durability is None else durability,
+            replicas=replicas,
         )
-        if isinstance(queues, str):
-            raise ConfigError(f"queues {queues!r}: a list of queues")
-        named: dict[str, Queue] = {}
-        for given in queues or ("default",):
-            queue = given if isinstance(given, Queue) else Queue(given)
-            if queue.name in named:
-                raise ConfigError(f"queue {queue.name!r}: named twice")
-            named[queue.name] = queue
         pairs = tuple((pattern, check_queue_name(queue)) for pattern, queue in (routes or {}).items())
-        super().__init__(Endpoint(url), AppConfig(namespace, named, pairs, limits))
+        super().__init__(Endpoint(url), AppConfig(namespace, _named(queues), pairs, limits))
         if lifespan is not None and not callable(lifespan):
             raise ConfigError(f"lifespan {lifespan!r}: a function of the app that gives an async context manager")
         self.lifespan = lifespan
@@ -130,3 +133,15 @@ class RQueue(Client):
             **more,
         )
         return Worker(self, config)
+
+
+def _named(queues: Sequence[Queue | str]) -> dict[str, Queue]:
+    if isinstance(queues, str):
+        raise ConfigError(f"queues {queues!r}: a list of queues")
+    named: dict[str, Queue] = {}
+    for given in queues or ("default",):
+        queue = given if isinstance(given, Queue) else Queue(given)
+        if queue.name in named:
+            raise ConfigError(f"queue {queue.name!r}: named twice")
+        named[queue.name] = queue
+    return named

@@ -13,6 +13,7 @@ from rqueue.errors import ConfigError
 from rqueue.wire.keys import check_queue_name
 from rqueue.wire.message import check_priority
 
+DURABILITIES: Final = ("memory", "replicated", "fsync")
 POOLS: Final = ("async", "threads", "prefork", "solo")
 
 
@@ -35,7 +36,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on what is stored.
+    """Bounds on what is stored, and how safely it is.
 
     Args:
         max_message_bytes: a larger message is refused at enqueue, a larger result fails its job. 1 MiB: Redis is
@@ -46,6 +47,9 @@ class Limits:
         dead_ttl_s: seconds a dead letter is kept; 14 days outlast a holiday.
         enqueue_timeout_s: how long ``enqueue`` tries to reach Redis, or to learn what became of a lost reply. At
             most 60, as long as Redis remembers a batch.
+        durability: when an enqueue is confirmed. ``memory``: Redis has it; ``replicated``: so have its ``replicas``;
+            ``fsync``: so has its disk. ``memory``, since the others cost a wait, and a server that is set up for it.
+        replicas: how many replicas must have it.
     """
 
     max_message_bytes: int = 1_048_576
@@ -53,6 +57,8 @@ class Limits:
     dead_max: int = 10_000
     dead_ttl_s: float = 14 * 86_400.0
     enqueue_timeout_s: float = 10.0
+    durability: str = "memory"
+    replicas: int = 1
 
     def __post_init__(self) -> None:
         whole("max_message_bytes", self.max_message_bytes, 1)
@@ -60,6 +66,9 @@ class Limits:
         whole("dead_max", self.dead_max, 1)
         positive("dead_ttl", self.dead_ttl_s)
         positive("enqueue_timeout", self.enqueue_timeout_s, maximum=60)
+        if self.durability not in DURABILITIES:
+            raise ConfigError(f"durability {self.durability!r}: one of {', '.join(DURABILITIES)}")
+        whole("replicas", self.replicas, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -80,8 +80,9 @@ class EmbeddedServer:
     """One server process on a loopback port.
 
     `options` are lines of a server's configuration file (`{"appendonly": "yes", "maxmemory": "20mb"}`) and go before
-    the defaults. Without `directory` a temporary one is made, and removed by `stop()`. `kill()` and `restart()` keep
-    directory and port, so that an append-only file is read again.
+    the defaults; `arguments` stand on its command line (`["--sentinel"]`). Without `directory` a temporary one is made,
+    and removed by `stop()`. `kill()` and `restart()` keep directory and port, so that an append-only file is read
+    again.
     """
 
     def __init__(
@@ -90,8 +91,10 @@ class EmbeddedServer:
         options: Mapping[str, str] | None = None,
         directory: str | os.PathLike[str] | None = None,
         port: int | None = None,
+        arguments: Sequence[str] = (),
     ) -> None:
         self.options = dict(options or {})
+        self._arguments = tuple(arguments)
         self._given_directory = None if directory is None else Path(directory).absolute()
         self._given_port = port
         self._directory: Path | None = None
@@ -201,7 +204,7 @@ class EmbeddedServer:
         with log.open("ab") as output:
             self._log_start = output.tell()
             self._process = subprocess.Popen(
-                [binary, config],
+                [binary, config, *self._arguments],
                 cwd=directory,  # the server's data directory is the one it is started in
                 stdin=subprocess.DEVNULL,
                 stdout=output,

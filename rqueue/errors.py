@@ -14,6 +14,10 @@ def _rebuild(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, 
     return error
 
 
+def _few(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:5]) + (" …" if len(ids) > 5 else "")
+
+
 class _Portable(Exception):
     """Can be pickled and copied, whatever arguments its class takes: a pool's parent must see it as it was."""
 
@@ -60,6 +64,10 @@ class BrokerFull(BrokerError):
     """Redis is at ``maxmemory`` and refuses to store more; nothing was changed."""
 
 
+class DurabilityRefused(BrokerError, ConfigError):
+    """The server cannot confirm what ``durability`` asks for; the text says what it needs. Nothing was enqueued."""
+
+
 class EnqueueUnknown(BrokerError):
     """The reply to an enqueue was lost for good: the jobs with these ids may exist, or not.
 
@@ -69,11 +77,25 @@ class EnqueueUnknown(BrokerError):
 
     def __init__(self, ids: Sequence[str]) -> None:
         self.ids = tuple(ids)
-        shown = ", ".join(self.ids[:5]) + (" …" if len(self.ids) > 5 else "")
         super().__init__(
-            f"the reply to an enqueue of {len(self.ids)} job(s) was lost ({shown}): they may or may not exist; "
+            f"the reply to an enqueue of {len(self.ids)} job(s) was lost ({_few(ids)}): they may or may not exist; "
             "enqueue again under the same job_id to be sure"
         )
+
+
+class NotDurable(EnqueueUnknown):
+    """The jobs with these ids were stored, and are not known to be as safe as ``durability`` asks.
+
+    Nothing is lost yet: they run like any others, and are lost if the server fails before they have reached a replica,
+    or the disk. Under the same ``job_id`` the call may be repeated.
+
+    Attributes:
+        ids: the ids of the jobs.
+    """
+
+    def __init__(self, ids: Sequence[str], why: object) -> None:
+        super().__init__(ids)
+        self.args = (f"{len(self.ids)} job(s) were enqueued, but are not known to be safe ({_few(ids)}): {why}",)
 
 
 # A job's end, as it reaches whoever waits for the result

@@ -39,6 +39,19 @@ def test_times_may_be_timedeltas():
     assert RQueue("memory://", result_ttl=None).config.limits.result_ttl_s is None
 
 
+def test_durability_is_the_apps_else_the_environments(monkeypatch):
+    """Breaks when a variable weakens what the code asks for, or counts for nothing."""
+    monkeypatch.delenv("RQUEUE_DURABILITY", raising=False)
+    assert RQueue("memory://").config.limits.durability == "memory"
+    monkeypatch.setenv("RQUEUE_DURABILITY", "fsync")
+    assert RQueue("memory://").config.limits.durability == "fsync"
+    limits = RQueue("memory://", durability="replicated", replicas=2).config.limits
+    assert (limits.durability, limits.replicas) == ("replicated", 2)
+    monkeypatch.setenv("RQUEUE_DURABILITY", "disk")
+    with pytest.raises(ConfigError, match="durability 'disk'"):
+        RQueue("memory://")
+
+
 @pytest.mark.parametrize(
     ("option", "value", "text"),
     [
@@ -58,6 +71,8 @@ def test_times_may_be_timedeltas():
         ("enqueue_timeout", 61, "at most 60"),
         ("enqueue_timeout", math.nan, "enqueue_timeout nan"),
         ("enqueue_timeout", None, "enqueue_timeout None"),
+        ("durability", "disk", "durability 'disk'"),
+        ("replicas", 0, "replicas 0"),
     ],
     ids=lambda value: ascii(value)[:20],
 )

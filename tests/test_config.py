@@ -31,6 +31,8 @@ def test_the_defaults_are_the_designs():
         "dead_max": 10_000,
         "dead_ttl_s": 14 * 24 * 3600,
         "enqueue_timeout_s": 10,
+        "durability": "memory",
+        "replicas": 1,
     }
     assert values(WorkerConfig()) == {
         "queues": (),
@@ -99,6 +101,8 @@ BAD_LIMITS = [
     *(("dead_max", bad) for bad in [0, -1, 0.5, math.inf, *NOT_NUMBERS]),
     *(("dead_ttl_s", bad) for bad in [0, -1, math.inf, *NOT_NUMBERS]),
     *(("enqueue_timeout_s", bad) for bad in [0, -1, 60.001, math.inf, *NOT_NUMBERS]),
+    *(("durability", bad) for bad in ["", "disk", "REPLICATED", None, ["memory"]]),
+    *(("replicas", bad) for bad in [0, -1, 1.5, *NOT_NUMBERS]),
     *(("result_ttl_s", bad) for bad in [-1, -0.5, math.inf, "1", True, False, [1], math.nan]),
 ]
 

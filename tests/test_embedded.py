@@ -107,6 +107,11 @@ def test_options_go_before_the_defaults():
         assert "pubsub 0 0 0" in connection.config_get("client-output-buffer-limit")["client-output-buffer-limit"]
 
 
+def test_arguments_stand_on_the_command_line():
+    with EmbeddedServer(arguments=["--databases", "3"]) as server, connect(server) as connection:
+        assert connection.config_get("databases") == {"databases": "3"}
+
+
 def test_a_password_is_part_of_the_url():
     with EmbeddedServer(options={"requirepass": "a/b@c"}) as server, connect(server) as connection:
         assert connection.ping()

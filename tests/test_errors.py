@@ -19,6 +19,7 @@ from rqueue.errors import (
     JobFailed,
     JobNotFound,
     JobRevoked,
+    NotDurable,
     Reject,
     ReplyLost,
     ResultNotKept,
@@ -43,6 +44,7 @@ EXAMPLES = [
     JobNotFound("order-17"),
     ResultNotKept("order-17"),
     EnqueueUnknown(["a", "b"]),
+    NotDurable(["a", "b"], "no replica has it"),
     EnqueueManyFailed(["a handle", None], [None, BrokerError("WRONGTYPE")]),
     Retry(5.0, exc=OSError("refused"), max_retries=None),
     Retry(),
@@ -75,6 +77,9 @@ def test_a_signal_is_no_error_that_a_task_catches_by_accident():
         ("ReplyLost", BrokerUnavailable),
         ("BrokerFull", BrokerError),
         ("EnqueueUnknown", BrokerError),
+        ("NotDurable", EnqueueUnknown),
+        ("DurabilityRefused", BrokerError),
+        ("DurabilityRefused", ConfigError),
         ("EnqueueManyFailed", BrokerError),
         ("JobNotFound", LookupError),
         ("JobExpired", JobRevoked),
@@ -120,6 +125,12 @@ def test_an_unknown_enqueue_keeps_all_ids_and_shows_five():
     assert error.ids == tuple(f"job-{number}" for number in range(7))
     assert "an enqueue of 7 job(s) was lost (job-0, job-1, job-2, job-3, job-4 …)" in str(error)
     assert "(a, b)" in str(EnqueueUnknown(["a", "b"]))
+
+
+def test_an_enqueue_that_is_not_durable_says_that_it_is_stored():
+    error = NotDurable(["a"], "no replica has it")
+    assert error.ids == ("a",)
+    assert str(error) == "1 job(s) were enqueued, but are not known to be safe (a): no replica has it"
 
 
 def test_a_failed_enqueue_of_many_says_which_and_why():

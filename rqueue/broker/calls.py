@@ -28,7 +28,7 @@ class Calls:
         self.endpoint = endpoint
         self.keys = keys
         self.clock = RedisClock()
-        self._link = Link(endpoint.connection, REPLY_TIMEOUT_S)
+        self._link = self._producing = Link(endpoint.connection, REPLY_TIMEOUT_S)
         self._blocks: dict[str, Link] = {}
         self._announced: dict[str, float] = {}
 
@@ -72,6 +72,7 @@ class Calls:
         """Close all connections."""
         for link in (*self._blocks.values(), self._link):
             await link.close()
+        await self.endpoint.leave()
 
     async def ready(self) -> None:
         """Return when there is a connection.
@@ -156,6 +157,8 @@ class Calls:
         except NoScript:
             # Nothing was run. The source goes along once; the server knows the script again from then on.
             return await self._link.call(b"EVAL", script.source, len(keys), *keys, *arguments)
+
+    _store = _run  # what puts a producer's jobs into Redis; another broker than the plain one confirms it later
 
 
 async def every(calls: Sequence[asyncio.Future[Reply]]) -> list[Any]:

@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection as SyncConnection
 from redis.retry import Retry as SyncRetry
 
+from rqueue.broker import sentinel
 from rqueue.broker.scripts import SCRIPTS, moved
 from rqueue.errors import ConfigError, MissingDependency
 
@@ -28,9 +29,13 @@ _SCHEMES = {
     "valkey": "redis",
     "valkeys": "rediss",
     "memory": "memory",
+    **sentinel.SCHEMES,
 }
-# A place without credentials: host, port, path and options, or a socket's path.
-_PLAIN = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]*)(:\d{1,5})?(/[^?#@:]*)?(\?[^#@]*)?")
+# A place without credentials: hosts and ports, path and options, or a socket's path.
+_HOST = r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]*)(:\d{1,5})?"
+_PLAIN = re.compile(rf"{_HOST}(,{_HOST})*(/[^?#@:]*)?(\?[^#@]*)?")
+_SCHEME = re.compile(r"[A-Za-z0-9]+(\+[A-Za-z0-9]+)?")
+_QUERY = re.compile(r"\?\w+=")
 _USER = re.compile(r"[A-Za-z0-9._-]*:")
 _memory_servers: dict[str, Any] = {}
 _memory_lock = threading.Lock()
@@ -40,8 +45,8 @@ class Endpoint:
     """One Redis, by its URL.
 
     Args:
-        url: ``redis://``, ``rediss://``, ``unix://`` (``valkey://`` alike) or ``memory://``. Every ``memory://`` is a
-            server of its own, ``memory://name`` one for each name in the process.
+        url: ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://`` (``valkey…`` alike) or ``memory://``. Every
+            ``memory://`` is a server of its own, ``memory://name`` one for each name in the process.
 
     Raises:
         ConfigError: the URL is of another kind, or malformed.
@@ -58,17 +63,21 @@ class Endpoint:
         scheme = url.partition("://")[0].lower()
         if scheme not in _SCHEMES:
             raise ConfigError(
-                f"url {redacted(url)!r}: needs one of redis://, rediss://, unix://, valkey://, valkeys://, memory://"
+                f"url {redacted(url)!r}: needs one of redis://, rediss://, unix://, redis+sentinel://, "
+                "rediss+sentinel://, memory://, or the same with valkey"
             )
         self.url = url
         self.shown = redacted(url)
         self.is_memory = scheme == "memory"
-        url = _SCHEMES[scheme] + url[len(scheme) :]
+        self._sentinels: sentinel.Sentinels | None = None
         options: dict[str, Any] = {"protocol": 2, "socket_timeout": None, "health_check_interval": 0}
         try:
             if self.is_memory:
                 self._async_pool, self._sync_pool = _memory_pools(url, options)
+            elif scheme in sentinel.SCHEMES:
+                self._sentinels, self._async_pool, self._sync_pool = sentinel.pools(url, options)
             else:
+                url = _SCHEMES[scheme] + url[len(scheme) :]
                 options["socket_connect_timeout"] = CONNECT_TIMEOUT_S
                 self._async_pool = redis.asyncio.ConnectionPool.from_url(
                     url, retry=AsyncRetry(NoBackoff(), 0), **options
@@ -77,7 +86,7 @@ class Endpoint:
         except ValueError:
             # Its text is not shown: it may quote the password.
             raise ConfigError(
-                f"url {self.shown!r}: malformed; write redis://user:password@host:port/db, "
+                f"url {self.shown!r}: malformed; write {_form(scheme)}, "
                 "with / ? # and @ in the password percent-encoded"
             ) from None
 
@@ -98,14 +107,25 @@ class Endpoint:
         connection.socket_connect_timeout = timeout_s
         return connection
 
+    async def leave(self) -> None:
+        """Give up what this event loop had open beside its connections, once it has none of them left."""
+        if self._sentinels is not None:
+            await self._sentinels.leave()
+
+
+def _form(scheme: str) -> str:
+    return sentinel.FORM if scheme in sentinel.SCHEMES else "redis://user:password@host:port/db"
+
 
 def redacted(url: str) -> str:
     """The URL without password and query, for logs and errors, whatever is wrong with it."""
     scheme, separator, rest = url.partition("://")
-    if not separator or not scheme.isalnum():
+    if not separator or not _SCHEME.fullmatch(scheme):
         return "…"
     # A password may hold any of / ? # @ where somebody forgot to escape it: nothing before the last @ is shown.
-    _, at, host = rest.rpartition("@")
+    before, at, host = rest.rpartition("@")
+    if _QUERY.search(before):
+        return f"{scheme}://…"  # the @ is one of an option's, and what follows it too
     if not at and any(mark in rest for mark in ":?#") and not _PLAIN.fullmatch(rest):
         return f"{scheme}://…"
     user = rest.partition(":")[0] if _USER.match(rest) else ""

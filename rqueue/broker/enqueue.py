@@ -44,7 +44,7 @@ class Producing(Calls):
 
     def is_ready(self, queue: str) -> bool:
         """Whether there is a connection, and the queue was announced a moment ago."""
-        return self._link.is_open and elapsed_s() - self._announced.get(queue, -math.inf) < ANNOUNCE_EVERY_S
+        return self._producing.is_open and elapsed_s() - self._announced.get(queue, -math.inf) < ANNOUNCE_EVERY_S
 
     async def announce(self, queue: str, *, again: bool = False) -> None:
         """Make the queue known to those who look for all queues; once a second, since somebody may flush Redis.
@@ -56,7 +56,7 @@ class Producing(Calls):
         now = elapsed_s()
         if again or now - self._announced.get(queue, -math.inf) >= ANNOUNCE_EVERY_S:
             with suppress(BrokerFull):  # it is known from an earlier time, or will be
-                await self._link.call(b"SADD", self.keys.queues, queue)
+                await self._producing.call(b"SADD", self.keys.queues, queue)
                 self._announced[queue] = now
 
     async def enqueue(
@@ -87,7 +87,7 @@ class Producing(Calls):
             if levels[0] != MAIN:
                 names.append(keys.lists[levels[0]])
             arguments += (*ids, *messages)
-        reply = await self._run("enqueue", names, arguments)
+        reply = await self._store("enqueue", names, arguments)
         if reply.count(b"1") == len(jobs):
             return [True] * len(jobs)
         return [_FRESH[mark] for mark in reply]
@@ -106,7 +106,7 @@ class Producing(Calls):
                 names.append(keys.result(job.id))
             if job.lock.startswith("throttle "):
                 names.append(keys.throttle(job.lock.rpartition(" ")[2]))
-        reply = bytes(await self._run("admit", names, arguments)).decode()
+        reply = bytes(await self._store("admit", names, arguments)).decode()
         return [mark[1:] if mark[0] == "=" else _FRESH[ord(mark)] for mark in reply.split(" ")]
 
     async def unlock(self, keys: QueueKeys, locks: Sequence[tuple[str, str]], *, if_ended: bool) -> int:

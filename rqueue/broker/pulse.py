@@ -47,6 +47,8 @@ class Pulse:
             self._connection = None
 
     def _ask(self, *command: bytes | str | int) -> object:
+        if getattr(self._connection, "is_behind", False):
+            self.close()  # what was the master may still say that all is well
         try:
             if self._connection is None:
                 self._connection = self._endpoint.sync_connection(self._timeout_s)

@@ -13,7 +13,7 @@ from rqueue.broker.link import Argument, pack
 from rqueue.log import event
 
 _FIRST_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 2.0
+_LONGEST_PAUSE_S = 1.0
 _FORBIDDEN_PAUSE_S = 60.0  # an ACL without the channel: whoever mends it does not do so every two seconds
 
 
@@ -28,6 +28,7 @@ class Subscription:
         ping_s: after so many silent seconds the server is asked whether it is still there, and has as many to answer:
             for those who would not miss what they do not hear. None: never.
         patterns: what is added are patterns; each message comes with the channel that matched.
+        longest_pause_s: between two tries to connect.
     """
 
     def __init__(
@@ -39,11 +40,12 @@ class Subscription:
         ping_s: float | None = None,
         *,
         patterns: bool = False,
+        longest_pause_s: float = _LONGEST_PAUSE_S,
     ) -> None:
         self._new_connection = connect
         self._on_message = on_message
         self._on_listening = on_listening
-        self._name, self._ping_s = name, ping_s
+        self._name, self._ping_s, self._longest_pause_s = name, ping_s, longest_pause_s
         self._prefix = b"P" if patterns else b""
         self._wanted: set[bytes] = set()
         self._changed: dict[bytes, bool] = {}
@@ -74,14 +76,14 @@ class Subscription:
             connection = self._new_connection()
             writer: asyncio.Task[None] | None = None
             try:
-                await connection.connect()  # type: ignore[no-untyped-call]
                 self._is_heard = False
+                await connection.connect()  # type: ignore[no-untyped-call]
                 self._changed = dict.fromkeys(self._wanted, True)
                 self._has_changed.set()
                 writer = asyncio.create_task(self._write(connection), name="rqueue subscription writer")
                 await self._read(connection)
             except (redis.exceptions.RedisError, OSError) as exc:
-                pause = _FIRST_PAUSE_S if self._is_heard else min(2 * pause, _LONGEST_PAUSE_S)
+                pause = _FIRST_PAUSE_S if self._is_heard else min(2 * pause, self._longest_pause_s)
                 if isinstance(exc, redis.exceptions.NoPermissionError):
                     pause = _FORBIDDEN_PAUSE_S
                 event(logging.WARNING, f"listening for {self._name} waits for redis", error=str(exc))

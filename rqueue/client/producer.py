@@ -16,8 +16,9 @@ from operator import attrgetter
 from typing import Any, Final
 
 from rqueue.broker.broker import Broker, Enqueued
+from rqueue.broker.durable import Unconfirmed
 from rqueue.client.stops import forget
-from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, EnqueueUnknown, ReplyLost
+from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, EnqueueUnknown, NotDurable, ReplyLost
 from rqueue.wire.keys import QueueKeys
 
 LANES: Final = 2
@@ -47,10 +48,11 @@ class _Parcel:
 
 @dataclass(slots=True, eq=False)
 class _Batch:
-    """Parcels that wait no more and are not answered yet; whether Redis may have them."""
+    """Parcels that wait no more and are not answered yet; whether Redis may have them, or has said that it does."""
 
     parcels: list[_Parcel]
     may_exist: bool = False
+    is_stored: bool = False
 
 
 class Producer:
@@ -76,6 +78,7 @@ class Producer:
             BrokerUnavailable: Redis could not be reached; nothing was enqueued.
             BrokerFull: Redis is full; nothing was enqueued.
             EnqueueUnknown: the reply was lost for good.
+            NotDurable: Redis has it, and nobody knows whether it is as safe as ``durability`` asks.
             BrokerError: Redis refused; nothing was enqueued.
         """
         outlet = self._outlets.get(keys.name)
@@ -126,22 +129,24 @@ class _Outlet:
             # The loop was blocked: the replies may be here already, unread, and are read first.
             self._timer = self._loop.call_later(_LATE_S / 2, self._expire)
             return
-        deadlines = [self._give_up(batch.parcels, now, may_exist=batch.may_exist) for batch in self._under_way]
-        deadlines.append(self._give_up(self._waiting, now, may_exist=False))
+        deadlines = [self._give_up(batch.parcels, now, batch) for batch in self._under_way]
+        deadlines.append(self._give_up(self._waiting, now, None))
         next_s = min(deadlines)
         self._timer = self._loop.call_at(next_s, self._expire) if next_s < math.inf else None
 
-    def _give_up(self, parcels: Iterable[_Parcel], now: float, *, may_exist: bool) -> float:
+    def _give_up(self, parcels: Iterable[_Parcel], now: float, batch: _Batch | None) -> float:
         """Tell those of the parcels, oldest first, whose time is up; when the next one's is."""
         for parcel in parcels:
             if parcel.answer.done():
                 continue
             if parcel.deadline_s > now:
                 return parcel.deadline_s
-            if may_exist:
+            why = self._trouble or "Redis did not answer"
+            if batch is not None and batch.is_stored:
+                _fail(parcel, NotDurable([job.id for job in parcel.jobs], why))
+            elif batch is not None and batch.may_exist:
                 _fail(parcel, EnqueueUnknown([job.id for job in parcel.jobs]))
             else:
-                why = self._trouble or "Redis did not answer"
                 _fail(parcel, BrokerUnavailable(f"nothing was enqueued within {self._timeout_s:g} s: {why}"))
         return math.inf
 
@@ -220,6 +225,7 @@ class _Outlet:
                 except BrokerUnavailable as exc:
                     self._trouble = exc
                     is_lost |= isinstance(exc, ReplyLost)
+                    batch.is_stored = isinstance(exc, Unconfirmed)
                     batch.may_exist = is_lost
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE_S)

@@ -6,6 +6,7 @@ import asyncio
 import os
 
 from rqueue.broker.broker import Broker
+from rqueue.broker.durable import DurableBroker
 from rqueue.broker.endpoint import Endpoint
 from rqueue.client.events import Events
 from rqueue.client.listener import Listener
@@ -33,7 +34,8 @@ class Session:
     def __init__(self, endpoint: Endpoint, keys: Keys, limits: Limits) -> None:
         self.loop = asyncio.get_running_loop()
         self._forks = len(_forks)
-        self.broker = Broker(endpoint, keys)
+        is_plain = limits.durability == "memory" or endpoint.is_memory  # what lives in this process has no replicas
+        self.broker = Broker(endpoint, keys) if is_plain else DurableBroker(endpoint, keys, limits)
         self.producer = Producer(self.broker, limits.enqueue_timeout_s)
         self.listener = Listener(self.broker)
         self.open_events: set[Events] = set()

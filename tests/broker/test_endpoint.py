@@ -5,6 +5,8 @@ import traceback
 
 import pytest
 import redis.asyncio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rqueue.broker.broker import Broker
 from rqueue.broker.endpoint import Endpoint, redacted
@@ -97,6 +99,9 @@ def test_a_malformed_url_is_refused_with_our_error(url):
         (f"redis://host/0?password={SECRET}", "redis://host/0"),
         (f"unix://:{SECRET}@/run/redis.sock?db=1", "unix://:***@/run/redis.sock"),
         ("memory://name", "memory://name"),
+        ("redis+sentinel://a:1,[::1]:2,c/mymaster/3", "redis+sentinel://a:1,[::1]:2,c/mymaster/3"),
+        (f"rediss+sentinel://u:{SECRET}@a,b/m?sentinel_password={SECRET}", "rediss+sentinel://u:***@a,b/m"),
+        (f"valkey+sentinel://a,b/m?sentinel_password={SECRET}", "valkey+sentinel://a,b/m"),
     ],
 )
 def test_what_is_shown_of_a_url(url, shown):
@@ -126,6 +131,13 @@ def test_what_is_shown_of_a_url(url, shown):
         f"redis://:1/{SECRET}@host:6379",
         f"redis://user:x#{SECRET}@host:6379",
         f"redis://[:{SECRET}@host",
+        f"redis://host/0?password=x@{SECRET}",
+        f"redis+sentinel://:{SECRET}@a,b",
+        f"redis+sentinel://a,b/m?sentinel_pass={SECRET}",
+        f"redis+sentinel://a,b/m?sentinel_password=x@{SECRET}",
+        f"redis+sentinel://u:{SECRET}@a:port/m",
+        f"redis+sentinel://u:{SECRET}/x@a/m",
+        f"redis+cluster+{SECRET}://a",
     ],
 )
 def test_no_text_shows_the_password(url):
@@ -138,6 +150,27 @@ def test_no_text_shows_the_password(url):
         texts += [str(endpoint), repr(endpoint), endpoint.shown]
     except ConfigError as exc:
         texts += ["".join(traceback.format_exception(exc)).partition("ConfigError")[2], str(exc), repr(exc)]
+    assert [text for text in texts if SECRET in text] == []
+
+
+@given(
+    st.sampled_from(["redis", "rediss", "unix", "redis+sentinel", "valkeys+sentinel", "redis+cluster", "http"]),
+    st.lists(st.sampled_from(["a", "7", ":", "/", "?", "#", "@", ",", "=", "&", "[", "]", "%", " "]), max_size=6),
+    st.lists(st.sampled_from(["a", "7", ":", "/", "?", "#", "@", ",", "=", "&", "[", "]", "%", " "]), max_size=6),
+    st.sampled_from(
+        ["{}://u:{}@a:1,b/m", "{}://:{}@a/m?db=1", "{}://a,b:2/m?sentinel_password={}", "{}://a?password={}"]
+    ),
+)
+def test_no_url_shows_its_password_wherever_it_stands_and_whatever_is_in_it(scheme, before, after, form):
+    """No password ever, also not a part of one that somebody forgot to percent-encode. Breaks when what follows an @
+    within an option's value is taken for a host.
+    """
+    url = form.format(scheme, "".join(before) + SECRET + "".join(after))
+    texts = [redacted(url)]
+    try:
+        texts.append(Endpoint(url).shown)
+    except ConfigError as exc:
+        texts.append(str(exc))
     assert [text for text in texts if SECRET in text] == []
 
 

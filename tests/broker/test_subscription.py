@@ -243,3 +243,25 @@ async def test_a_patterns_messages_come_with_their_channel(broker, raw):
             assert await messages.get() == (b"ab", b"1")
     finally:
         await subscription.close()
+
+
+async def test_a_server_that_is_away_is_tried_more_and_more_seldom(new_server, monkeypatch):
+    """Breaks when a connection that was heard once has every later try follow the one before at once."""
+    server = new_server()
+    ear, pauses, is_enough = Ear(Endpoint(server.url).connection), [], asyncio.Event()
+    ear.subscription.add(b"a")
+    await ear.listens()
+    sleep = asyncio.sleep
+
+    async def no_sleep(pause_s: float) -> None:
+        pauses.append(pause_s)
+        if len(pauses) == 7:
+            is_enough.set()
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", no_sleep)
+    server.kill()
+    async with asyncio.timeout(5):
+        await is_enough.wait()
+    await ear.subscription.close()
+    assert pauses[:7] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]

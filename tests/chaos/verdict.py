@@ -151,14 +151,14 @@ class Judge:
         self._say("doubled, and not in flight at a fault", unexplained)
 
     def _check_refusals(self) -> None:
-        """Nothing was enqueued when `enqueue` raised anything but EnqueueUnknown."""
+        """Nothing was enqueued when `enqueue` raised anything but EnqueueUnknown, or NotDurable, which is one."""
         sent = self._oracle.sent
         self._say(
             "ran, and its enqueue was refused",
             [
                 f"{mark}: {sent[mark].refused}"
                 for mark in self._oracle.runs
-                if mark in sent and sent[mark].refused not in ("", "EnqueueUnknown")
+                if mark in sent and sent[mark].refused not in ("", "EnqueueUnknown", "NotDurable")
             ],
         )
 

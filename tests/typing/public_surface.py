@@ -40,6 +40,8 @@ app = RQueue(
     routes={"*.email.*": "email"},
     result_ttl=timedelta(hours=1),
     enqueue_timeout=2,
+    durability="replicated",
+    replicas=2,
 )
 
 

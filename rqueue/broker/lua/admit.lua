@@ -22,7 +22,7 @@
 local jobs, scheduled, messages, sent, unique, main = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local lane, number, kinds = ARGV[1], tonumber(ARGV[2]), { 'set', 'zset', 'hash', 'hash', 'hash', [17] = 'zset' }
 local seen, outcome = string.match(redis.call('HGET', sent, lane) or '', '^(%d+) (.*)$')
-if seen and tonumber(seen) >= number then return outcome end
+if seen and tonumber(seen) >= number then return redis.call('EXPIRE', sent, ARGV[3]) and outcome end
 for i = 1, 17 do
   local kind = redis.call('TYPE', KEYS[i]).ok
   if kind ~= 'none' and kind ~= (kinds[i] or 'list') then return redis.error_reply('WRONGTYPE ' .. KEYS[i]) end

@@ -22,13 +22,15 @@
 --         earlier job of that id; forget it first)
 --
 -- A batch whose reply was lost is sent again under its number: it gets the first answer and changes nothing. So does
--- the first sending when it arrives after the second. At maxmemory the first write is refused, before any change.
+-- the first sending when it arrives after the second. It renews the TTL of that memory all the same: a WAIT covers what
+-- its connection has written, and to one that has written nothing it says yes at once, whoever has the first sending's
+-- jobs. At maxmemory the first write is refused, before any change.
 local jobs, sent, main = KEYS[1], KEYS[2], KEYS[3]
 local lane, number = ARGV[1], tonumber(ARGV[2])
 local last = redis.call('HGET', sent, lane)
 if last then
   local seen, outcome = string.match(last, '^(%d+) (%d*)$')
-  if tonumber(seen) >= number then return outcome end
+  if tonumber(seen) >= number then return redis.call('EXPIRE', sent, ARGV[3]) and outcome end
 end
 local function remember(outcome)
   redis.call('HSET', sent, lane, string.format('%.0f', number) .. ' ' .. outcome)

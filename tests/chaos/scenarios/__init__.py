@@ -1,5 +1,5 @@
 """All scenarios, in the order in which they are played."""
 
-from . import workers
+from . import sentinel, workers
 
-SCENARIOS = [*workers.SCENARIOS]
+SCENARIOS = [*workers.SCENARIOS, *sentinel.SCENARIOS]
