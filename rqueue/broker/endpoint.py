@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection as SyncConnection
 from redis.retry import Retry as SyncRetry
 
+from rqueue.broker.cluster import Node, Topology, nodes_of
 from rqueue.broker.scripts import SCRIPTS, moved
 from rqueue.errors import ConfigError, MissingDependency
 
@@ -29,8 +30,10 @@ _SCHEMES = {
     "valkeys": "rediss",
     "memory": "memory",
 }
-# A place without credentials: host, port, path and options, or a socket's path.
-_PLAIN = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]*)(:\d{1,5})?(/[^?#@:]*)?(\?[^#@]*)?")
+_CLUSTER = "+cluster"
+_HOST = r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]*)(:\d{1,5})?"
+# A place without credentials: hosts, ports, path and options, or a socket's path.
+_PLAIN = re.compile(rf"{_HOST}(,{_HOST})*(/[^?#@:]*)?(\?[^#@]*)?")
 _USER = re.compile(r"[A-Za-z0-9._-]*:")
 _memory_servers: dict[str, Any] = {}
 _memory_lock = threading.Lock()
@@ -41,7 +44,8 @@ class Endpoint:
 
     Args:
         url: ``redis://``, ``rediss://``, ``unix://`` (``valkey://`` alike) or ``memory://``. Every ``memory://`` is a
-            server of its own, ``memory://name`` one for each name in the process.
+            server of its own, ``memory://name`` one for each name in the process. With ``+cluster`` after the scheme
+            (``redis+cluster://host:port,host:port``) some nodes of a Redis Cluster, which name the others.
 
     Raises:
         ConfigError: the URL is of another kind, or malformed.
@@ -50,22 +54,28 @@ class Endpoint:
     Attributes:
         scripts: verb -> the script that is run there.
         clock: the key that says by how many ms Redis's clock is moved, in tests; None: it is not.
+        cluster: which node serves what, where the URL is a cluster's.
     """
 
     def __init__(self, url: str) -> None:
         self.scripts = SCRIPTS
         self.clock: bytes | None = None
+        self.cluster: Topology | None = None
         scheme = url.partition("://")[0].lower()
-        if scheme not in _SCHEMES:
+        kind = scheme.removesuffix(_CLUSTER)
+        if kind not in _SCHEMES or (kind != scheme and _SCHEMES[kind] in ("unix", "memory")):
             raise ConfigError(
-                f"url {redacted(url)!r}: needs one of redis://, rediss://, unix://, valkey://, valkeys://, memory://"
+                f"url {redacted(url)!r}: needs one of redis://, rediss://, unix://, valkey://, valkeys://, memory://, "
+                "redis+cluster://, rediss+cluster://"
             )
         self.url = url
         self.shown = redacted(url)
-        self.is_memory = scheme == "memory"
-        url = _SCHEMES[scheme] + url[len(scheme) :]
+        self.is_memory = kind == "memory"
+        url = _SCHEMES[kind] + url[len(scheme) :]
         options: dict[str, Any] = {"protocol": 2, "socket_timeout": None, "health_check_interval": 0}
         try:
+            if kind != scheme:
+                url, self.cluster = _cluster(url)
             if self.is_memory:
                 self._async_pool, self._sync_pool = _memory_pools(url, options)
             else:
@@ -82,14 +92,28 @@ class Endpoint:
             ) from None
 
     def move_clock(self, key: bytes | None) -> None:
-        """Have scripts take the time from Redis's clock and, where a key is given, its value in ms; for tests."""
+        """Have scripts take the time from Redis's clock and, where a key is given, its value in ms; for tests.
+
+        Raises:
+            ConfigError: it is a cluster: no key is in all slots.
+        """
+        if self.cluster is not None and key is not None:
+            raise ConfigError("the clock of a cluster cannot be moved: use one server, or memory://")
         self.clock = key
         self.scripts = SCRIPTS if key is None else {verb: moved(script, key) for verb, script in SCRIPTS.items()}
 
     def connection(self) -> AsyncConnection:
-        """A new, unconnected connection for an event loop."""
+        """A new, unconnected connection for an event loop; of a cluster to any node, another one each time."""
+        if self.cluster is not None:
+            return self.connection_to(self.cluster.any())
         connection: AsyncConnection = self._async_pool.make_connection()
         return connection
+
+    def connection_to(self, node: Node) -> AsyncConnection:
+        """As :meth:`connection`, to that node of a cluster."""
+        connection: Any = self._async_pool.make_connection()
+        connection.host, connection.port = node
+        return connection  # type: ignore[no-any-return]
 
     def sync_connection(self, timeout_s: float) -> SyncConnection:
         """A new, unconnected connection for a thread, whose reads and writes may take so many seconds."""
@@ -98,11 +122,17 @@ class Endpoint:
         connection.socket_connect_timeout = timeout_s
         return connection
 
+    def sync_connection_to(self, node: Node, timeout_s: float) -> SyncConnection:
+        """As :meth:`sync_connection`, to that node of a cluster."""
+        connection: Any = self.sync_connection(timeout_s)
+        connection.host, connection.port = node
+        return connection  # type: ignore[no-any-return]
+
 
 def redacted(url: str) -> str:
     """The URL without password and query, for logs and errors, whatever is wrong with it."""
     scheme, separator, rest = url.partition("://")
-    if not separator or not scheme.isalnum():
+    if not separator or not scheme.replace("+", "").isalnum():
         return "…"
     # A password may hold any of / ? # @ where somebody forgot to escape it: nothing before the last @ is shown.
     _, at, host = rest.rpartition("@")
@@ -110,6 +140,23 @@ def redacted(url: str) -> str:
         return f"{scheme}://…"
     user = rest.partition(":")[0] if _USER.match(rest) else ""
     return f"{scheme}://{user + ':***@' if at else ''}{host.partition('?')[0]}"
+
+
+def _cluster(url: str) -> tuple[str, Topology]:
+    """One node's URL, for what all nodes have in common, and the nodes.
+
+    Raises:
+        ConfigError: a database is chosen: a cluster has only 0.
+        ValueError: malformed.
+    """
+    scheme, _, rest = url.partition("://")
+    login, at, tail = rest.rpartition("@")
+    places = re.split(r"[/?#]", tail, maxsplit=1)[0]
+    if re.match(r"/0*[1-9]", path := tail[len(places) :]) or re.search(r"[?&]db=0*[1-9]", path):
+        raise ConfigError(f"url {redacted(url)!r}: a cluster has only database 0")
+    nodes = list(nodes_of(places, 6379))
+    host = f"[{nodes[0].host}]" if ":" in nodes[0].host else nodes[0].host
+    return f"{scheme}://{login}{at}{host}:{nodes[0].port}{path}", Topology(nodes)
 
 
 def _memory_pools(url: str, options: dict[str, Any]) -> tuple[Any, Any]:
