@@ -29,7 +29,7 @@ _MOST_NODES: Final = 16_384
 class _Given:
     """One command, until its reply has come."""
 
-    __slots__ = ("asking", "command", "inner", "redirects", "reply", "sent", "slot")
+    __slots__ = ("after", "asking", "behind", "command", "inner", "redirects", "reply", "sent", "slot")
 
     def __init__(self, command: Sequence[Argument], reply: asyncio.Future[Reply]) -> None:
         self.command, self.reply = command, reply
@@ -37,6 +37,8 @@ class _Given:
         self.redirects = 0
         self.asking: Node | None = None
         self.inner: asyncio.Future[Reply] | None = None
+        self.behind: Sequence[Argument] = ()  # what goes to the same node right behind it, and its reply
+        self.after: asyncio.Future[Reply] | None = None
         self.sent: asyncio.Future[None] | None = None  # somebody waits until a link has it
 
     def withdrawn(self, reply: asyncio.Future[Reply]) -> None:
@@ -44,9 +46,10 @@ class _Given:
             self.inner.cancel()
 
     def fail(self, error: BaseException) -> None:
-        if not self.reply.done():
-            self.reply.set_exception(error)
-            self.reply.exception()  # seen: whoever does not wait for this reply is not warned about it
+        for reply in (self.reply, self.after):
+            if reply is not None and not reply.done():
+                reply.set_exception(error)
+                reply.exception()  # seen: whoever does not wait for this reply is not warned about it
         self.left(error)
 
     def left(self, error: BaseException | None = None) -> None:
@@ -104,16 +107,7 @@ class Router:
 
     def call(self, *command: Argument) -> asyncio.Future[Reply]:
         """As :meth:`Link.call`; a command without a key goes to any node."""
-        given = _Given(command, asyncio.get_running_loop().create_future())
-        given.reply.add_done_callback(given.withdrawn)
-        if self._closed:
-            given.fail(BrokerUnavailable("the connection to Redis is closed"))
-        elif not self._topology.is_known:
-            self._waiting.append(given)
-            self.suspect()
-        else:
-            self._route(given)
-        return given.reply
+        return self._call(_Given(command, asyncio.get_running_loop().create_future()))
 
     def home(self, key: bytes) -> Callable[[], AbstractConnection]:
         """Makes connections of one's own to whoever serves a key when they are made."""
@@ -144,6 +138,15 @@ class Router:
             return int(after) * _MOST_NODES + place, found
         return (place + 1) % len(masters), found
 
+    def call_with(
+        self, command: Sequence[Argument], behind: Sequence[Argument]
+    ) -> tuple[asyncio.Future[Reply], asyncio.Future[Reply]]:
+        """Give a command and, right behind it and to whichever node it goes, a second one without a key, as WAIT."""
+        loop = asyncio.get_running_loop()
+        given = _Given(command, loop.create_future())
+        given.behind, given.after = behind, loop.create_future()
+        return self._call(given), given.after
+
     async def written(self) -> None:
         """As :meth:`Link.written`, over all nodes."""
         unsent = [*self._waiting, *(each for lane in self._lanes.values() for each in (*lane.again, *lane.behind))]
@@ -170,6 +173,17 @@ class Router:
             wait_s = self._learnt_s + _LEARN_EVERY_S - elapsed_s() if self._topology.is_known else 0.0
             if wait_s <= 0:
                 self._learning = asyncio.create_task(self._learn(), name="rqueue cluster topology")
+
+    def _call(self, given: _Given) -> asyncio.Future[Reply]:
+        given.reply.add_done_callback(given.withdrawn)
+        if self._closed:
+            given.fail(BrokerUnavailable("the connection to Redis is closed"))
+        elif not self._topology.is_known:
+            self._waiting.append(given)
+            self.suspect()
+        else:
+            self._route(given)
+        return given.reply
 
     async def _learn(self) -> None:
         try:
@@ -243,11 +257,19 @@ class Router:
             given.asking = None
             link.call(b"ASKING")  # right before it: they leave together
         given.inner = link.call(*given.command)
+        behind = link.call(*given.behind) if given.after is not None else None
         lane.on_way += 1
-        given.inner.add_done_callback(partial(self._answered, given, lane, node))
+        given.inner.add_done_callback(partial(self._answered, given, behind, lane, node))
         given.left()
 
-    def _answered(self, given: _Given, lane: _Lane, node: Node, inner: asyncio.Future[Reply]) -> None:
+    def _answered(
+        self,
+        given: _Given,
+        behind: asyncio.Future[Reply] | None,
+        lane: _Lane,
+        node: Node,
+        inner: asyncio.Future[Reply],
+    ) -> None:
         lane.on_way -= 1
         error = None if inner.cancelled() else inner.exception()
         if (
@@ -265,6 +287,8 @@ class Router:
                 self.suspect()  # more than this slot may have moved
             lane.again.append(given)
         else:
+            if behind is not None and given.after is not None:
+                behind.add_done_callback(partial(_pass_on, given.after))
             self._conclude(given, inner)
         if lane.again and not lane.on_way:
             ready, lane.again, lane.behind = [*lane.again, *lane.behind], [], []
@@ -281,7 +305,7 @@ class Router:
                 error = BrokerUnavailable(f"Redis is not ready: {error}")
             if isinstance(error, BrokerUnavailable):
                 self.suspect()
-            given.fail(error)
+            given.fail(error)  # so is what was right behind it
 
     def _send_anywhere(self, given: _Given, nodes: list[Node]) -> None:
         """To a node that is connected, if there is one; the next, while it was not sent."""
@@ -305,3 +329,16 @@ class Router:
             self._send_anywhere(given, nodes)
         else:
             self._conclude(given, inner)
+
+
+def _pass_on(to: asyncio.Future[Reply], reply: asyncio.Future[Reply]) -> None:
+    error = None if reply.cancelled() else reply.exception()
+    if to.done():
+        return
+    if reply.cancelled():
+        to.cancel()
+    elif error is not None:
+        to.set_exception(error)
+        to.exception()
+    else:
+        to.set_result(reply.result())

@@ -12,7 +12,7 @@ from rqueue.broker.broker import Broker, Enqueued
 from rqueue.broker.endpoint import Endpoint
 from rqueue.broker.pulse import Pulse
 from rqueue.broker.router import Router
-from rqueue.errors import BrokerUnavailable
+from rqueue.errors import BrokerError, BrokerUnavailable
 from rqueue.wire.keys import Keys
 from rqueue.wire.message import TOKEN, Header
 
@@ -83,7 +83,7 @@ async def test_commands_of_a_moving_slot_keep_their_order(broker, cluster):
             await asyncio.sleep(0)
 
     producing = asyncio.create_task(produce())
-    for to in (away, home, away, home):
+    for to in (away, home):
         await on_thread(cluster.migrate, slot, to)
     is_over.set()
     await producing
@@ -153,6 +153,25 @@ async def test_what_waits_for_the_topology_is_withdrawn_written_and_closed_as_on
     await router.close()
 
 
+async def test_a_wait_goes_right_behind_its_command_to_the_same_node(broker, cluster):
+    """Also after a redirect: it waits for what its connection has written. Breaks when it goes to any node, where it
+    says yes to nothing.
+    """
+    router, key, slot = broker._router, THREE[0].main, slot_of(THREE[0].name)
+    assert await asyncio.gather(*router.call_with((b"RPUSH", key, b"1"), (b"WAIT", 1, 5000))) == [1, 1]
+    home = cluster.owner(slot)
+    await on_thread(cluster.migrate, slot, another(cluster, slot))
+    away = cluster.client(cluster.owner(slot))
+    away.execute_command("CONFIG", "RESETSTAT")
+    assert await asyncio.gather(*router.call_with((b"RPUSH", key, b"2"), (b"WAIT", 1, 5000))) == [2, 1]
+    assert away.info("commandstats")["cmdstat_wait"]["calls"] == 1
+    pushed, waited = router.call_with((b"HSET", key, b"2", b"3"), (b"WAIT", 1, 5000))
+    for each in (pushed, waited):
+        with pytest.raises(BrokerError):
+            await each
+    await on_thread(cluster.migrate, slot, home)
+
+
 async def test_a_scan_visits_every_master(broker, cluster):
     """Breaks when only one node is asked: what is left on the others is never found."""
     for keys in THREE:
@@ -189,12 +208,13 @@ async def test_a_claim_over_slots_takes_the_highest_first_and_no_more_than_wante
 async def test_a_block_follows_its_slot_and_is_ended_at_its_node(broker, cluster, until_blocked):
     """Breaks when the wait stays at a node that does not serve the slot any more, or UNBLOCK goes to another node."""
     keys, slot = THREE[0], slot_of(THREE[0].name)
-    await broker.register(keys, "w", LEASE_S)
-    ended = asyncio.create_task(broker.block(keys, "w", 10))
-    await until_blocked()
-    await broker.unblock(keys)
-    async with asyncio.timeout(5):
-        assert await ended is None
+    for each in THREE:
+        await broker.register(each, "w", LEASE_S)
+        ended = asyncio.create_task(broker.block(each, "w", 10))
+        await until_blocked()
+        await broker.unblock(each)
+        async with asyncio.timeout(5):
+            assert await ended is None
     home, away = cluster.owner(slot), another(cluster, slot)
     waiting = asyncio.create_task(broker.block(keys, "w", 10))
     await until_blocked()
