@@ -1,5 +1,5 @@
 """All scenarios, in the order in which they are played."""
 
-from . import workers
+from . import cluster, workers
 
-SCENARIOS = [*workers.SCENARIOS]
+SCENARIOS = [*workers.SCENARIOS, *cluster.SCENARIOS]
