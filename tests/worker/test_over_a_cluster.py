@@ -12,7 +12,9 @@ from collections.abc import Iterator
 import pytest
 
 from rqueue import Queue, RQueue
+from rqueue.broker.broker import Enqueued
 from rqueue.wire.keys import Keys
+from rqueue.worker.inflight import Phase
 
 from ..cluster import MASTERS, Cluster, queue_at, slot_of  # noqa: TID252 - tests are no installed package
 
@@ -128,6 +130,58 @@ async def test_a_master_is_killed_under_load_and_no_job_is_lost(load, cluster):
         assert (sum(sizes.waiting), sizes.running, sizes.scheduled) == (0, 0, 0)
     await app.close()
     await load.app.close()
+    owner.start()
+    await asyncio.to_thread(cluster.settle)
+
+
+@pytest.fixture
+def url(cluster: Cluster) -> str:
+    """What the parts of a worker without its loops, and their broker, are on."""
+    return cluster.url
+
+
+async def test_what_belongs_to_a_node_that_is_away_waits_alone(parts, broker, cluster, message, log):
+    """Of its queues nothing is held and nobody waits there; all others are claimed, waited at, audited, promoted and
+    reaped. When it is back, the audit finds what was held.
+
+    Seen to fail without each: the drop of what is held, the queues at which nobody waits, the audit, the promoter and
+    the reaper that go on with the next queue.
+    """
+    worker = parts(*QUEUES, concurrency=9, lease_s=60)
+    lost, near, far = worker.queues
+    for number, keys in enumerate(worker.queues):
+        await broker.register(keys, worker.lease.worker, 60)
+        await broker._link.call(b"LPUSH", keys.main, message(f"held-{number}"))
+    worker.lease.renewed(1e12)
+    fetcher, held = worker.fetcher, worker.inflight
+    await fetcher.tick()
+    assert sorted(job.id for job in held.of(Phase.HELD)) == ["held-0", "held-1", "held-2"]
+    await broker.register(far, "ghost", 0)
+    await broker._link.call(b"LPUSH", far.processing("ghost"), message("ghosts"))
+    await broker.enqueue(near, "p", 0, 1, [Enqueued("late", False, 0, "+1", message("late"))])
+    owner = cluster.owner(slot_of(lost.name))
+    cluster.client(owner).wait(1, 5000)
+    await fetcher._end_blocks()
+    owner.kill()
+    fetcher.poke()
+    await fetcher.tick()
+    assert fetcher._missed == [lost]
+    assert sorted(job.id for job in held.of(Phase.HELD)) == ["held-1", "held-2"]
+    assert set(fetcher._blocks) == {near, far}
+    assert len(log.of("claims wait for some queues", queues=[lost.name])) == 1
+    await fetcher.audit()
+    assert fetcher._is_unsure
+    assert await worker.worker._promoter.tick() == 1
+    assert [await worker.reaper.tick(), await worker.reaper.tick()] == [0, 1]
+
+    async with asyncio.timeout(20):
+        while fetcher._missed:
+            fetcher.poke()
+            await fetcher.tick()
+    await fetcher.audit()
+    assert "held-0" in {job.id for job in held.of(Phase.HELD)}
+    assert len(log.of("claims reach all queues again")) == 1
+    await fetcher._end_blocks()
     owner.start()
     await asyncio.to_thread(cluster.settle)
 
