@@ -351,8 +351,8 @@ class Fetcher:
 
     def _unblocked(self) -> list[QueueKeys]:
         """Queues to wait at, at which nobody waits."""
-        without = (*self._blocks, *self.paused, *self._missed)
-        return [keys for keys in self.served if keys not in without]
+        served = [keys for keys in self.served if keys not in self._blocks and keys not in self.paused]
+        return [keys for keys in served if keys not in self._missed] if self._missed else served
 
     def _may_block(self) -> bool:
         return elapsed_s() >= self._no_block_until_s
@@ -376,10 +376,13 @@ class Fetcher:
         self._is_more = True
 
     async def _unblock(self) -> None:
-        with suppress(BrokerUnavailable):
-            for keys, task in self._blocks.items():
-                if not task.done():
+        for keys, task in list(self._blocks.items()):
+            if not task.done():
+                try:
                     await self._broker.unblock(keys)
+                except BrokerUnavailable:
+                    if not self._broker.is_cluster:
+                        return
 
     async def _harvest(self) -> None:
         """Take in what the waits brought, and give back what there is no slot for."""

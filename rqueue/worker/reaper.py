@@ -80,7 +80,11 @@ class Reaper:
         found = await self._overdue()
         orphans: list[tuple[QueueKeys, str]] = []
         if self._looks % LOOKS_PER_SEARCH == 1:
-            self._cursor, orphans = await self._broker.orphans(self._queues, self._cursor)
+            try:
+                self._cursor, orphans = await self._broker.orphans(self._queues, self._cursor)
+            except BrokerUnavailable:
+                if not self._broker.is_cluster:
+                    raise  # else the search goes on there when the node is back
         overdue = {(keys.name, worker): keys for keys, workers in found for worker in workers}
         if self._looks % _LOOKS_UNTIL_OLD == 0:
             for keys, _ in found:
