@@ -6,7 +6,7 @@ READY := .venv/.ready
 PYTHONS := python3.14 python3.13 python3.12 python3.11 python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint types check format lock clean
+.PHONY: help demo test test-cluster chaos lint types check format lock clean
 .PHONY: bench bench-quick bench-readme bench-fleet bench-schedule bench-lock
 
 help: ## say what can be made
@@ -25,6 +25,10 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 test: $(READY) ## run the tests (make test ARGS="-k name")
 	@$(BIN)/python -m pytest -n $(AT_ONCE) --dist worksteal $(ARGS)
+
+test-cluster: $(READY) ## run the tests that hold for every store against a Redis Cluster of six servers
+	@RQUEUE_TEST_STORES=cluster $(BIN)/python -m pytest -n $(AT_ONCE) --dist worksteal -k "[cluster" \
+		tests/broker tests/client tests/worker $(ARGS)
 
 chaos: $(READY) ## kill, freeze and cut off for ten minutes, and count what is lost and doubled (ARGS="--minutes 30")
 	@$(BIN)/python -m tests.chaos $(ARGS)

@@ -1,15 +1,23 @@
 """What tests share: a real server for the session, a fresh store for each test, and servers of a test's own."""
 
+import asyncio
 import itertools
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
+from rqueue.broker.calls import every
+from rqueue.broker.endpoint import Endpoint
+from rqueue.broker.router import Router
 from rqueue.embedded import EmbeddedServer
+
+from .cluster import Cluster, unlike_a_cluster
 
 NewServer = Callable[..., EmbeddedServer]
 
@@ -35,9 +43,62 @@ def redis_url(server: EmbeddedServer) -> str:
     return server.url
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(scope="session")
+def running_cluster() -> Iterator[Cluster]:
+    """Six servers for the whole session; whoever changes them puts them back."""
+    with Cluster() as running:
+        yield running
+
+
+@pytest.fixture
+def cluster(running_cluster: Cluster) -> Cluster:
+    """The cluster, with nothing stored in it."""
+    running_cluster.flush()
+    return running_cluster
+
+
+# `make test-cluster` asks for the cluster alone.
+STORES = os.environ.get("RQUEUE_TEST_STORES", "memory,redis").split(",")
+_OF_ALL_NODES = (b"DBSIZE", b"FLUSHALL", b"FLUSHDB", b"KEYS", b"MSET", b"SCRIPT", b"UNLINK")
+
+
+@pytest.fixture(autouse="cluster" in STORES)
+def whole_cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tests say to a whole server, past the verbs, is said to every master, and their answers are one."""
+    if why := unlike_a_cluster(request.node):
+        pytest.skip(why)
+    call = Router.call
+
+    def call_all(router: Router, *command: bytes | str | int) -> asyncio.Future[Any]:
+        name = command[0] if isinstance(command[0], bytes) else str(command[0]).encode()
+        if name not in _OF_ALL_NODES:
+            return call(router, *command)
+        return asyncio.ensure_future(ask_all(router, name, command))
+
+    async def ask_all(router: Router, name: bytes, command: tuple[bytes | str | int, ...]) -> Any:
+        await call(router, b"PING")
+        if name == b"MSET":
+            return await every([call(router, b"SET", *command[at : at + 2]) for at in range(1, len(command), 2)])
+        if name == b"UNLINK":
+            return sum([await call(router, b"UNLINK", key) for key in command[1:]])
+        links = [router._link(node) for node in router._topology.masters()]
+        replies = [await link.call(*command) for link in links]
+        if name == b"DBSIZE":
+            return sum(replies)
+        if command[:2] == ("SCRIPT", "EXISTS"):
+            return [all(known) for known in zip(*replies, strict=True)]
+        return [key for keys in replies for key in keys] if name == b"KEYS" else replies[0]
+
+    monkeypatch.setattr(Router, "call", call_all)
+    monkeypatch.setattr(Endpoint, "move_clock", lambda *_: pytest.skip("the clock of a cluster cannot be moved"))
+
+
+@pytest.fixture(params=STORES)
 def url(request: pytest.FixtureRequest) -> str:
     """Each kind of broker in turn, with nothing stored in it: a suite that takes this holds for all of them."""
+    if request.param == "cluster":
+        running: Cluster = request.getfixturevalue("cluster")
+        return running.url
     if request.param == "redis":
         address: str = request.getfixturevalue("redis_url")
         return address

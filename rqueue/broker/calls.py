@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from rqueue.broker.endpoint import Endpoint
 from rqueue.broker.link import Argument, Link, NoScript, Reply
+from rqueue.broker.router import Router
 from rqueue.broker.subscription import Subscription
 from rqueue.errors import BrokerError, BrokerUnavailable
 from rqueue.policy.clock import RedisClock
@@ -28,7 +29,8 @@ class Calls:
         self.endpoint = endpoint
         self.keys = keys
         self.clock = RedisClock()
-        self._link = self._producing = Link(endpoint.connection, REPLY_TIMEOUT_S)
+        self._link = self._producing = self._connected()
+        self._router = self._link if isinstance(self._link, Router) else None
         self._blocks: dict[str, Link] = {}
         self._announced: dict[str, float] = {}
 
@@ -36,6 +38,17 @@ class Calls:
     def resets(self) -> int:
         """How often a connection broke: after each, a claim's reply may have been lost."""
         return self._link.resets + sum(link.resets for link in self._blocks.values())
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether a part of the queues may be away while others are there."""
+        return self._router is not None
+
+    def _connected(self) -> Link | Router:
+        topology = self.endpoint.cluster
+        if topology is None:
+            return Link(self.endpoint.connection, REPLY_TIMEOUT_S)
+        return Router(self.endpoint, topology, REPLY_TIMEOUT_S)
 
     async def open(self) -> None:
         """Connect, and learn Redis's time.
@@ -149,6 +162,13 @@ class Calls:
     async def _info(self, section: bytes) -> dict[str, str]:
         text = bytes(await self._link.call(b"INFO", section)).decode()
         return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+    async def _scan(self, cursor: int, *options: Argument) -> tuple[int, list[bytes]]:
+        """One step of a SCAN, of a cluster over one master after the other; the next cursor, 0 at the end."""
+        if self._router is not None:
+            return await self._router.scan(cursor, *options)
+        after, found = await self._link.call(b"SCAN", cursor, *options)
+        return int(after), found
 
     async def _run(self, verb: str, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Reply:
         script = self.endpoint.scripts[verb]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rqueue.broker.calls import Calls, in_ms, or_nothing
-from rqueue.broker.link import Argument, Link, NoScript, Reply
+from rqueue.broker.cluster import by_slot
+from rqueue.broker.link import Argument, Link, NoScript, Redirected, Reply
 from rqueue.errors import BrokerError, BrokerUnavailable
 from rqueue.wire.keys import QueueKeys
 
@@ -43,11 +44,14 @@ class Claim(NamedTuple):
         due_ms: ms until the first scheduled job of any of the queues, or None.
         messages: in the order in which they should run.
         stopped: the queues in which something must not run.
+        missed: of a cluster, the places of the queues that could not be asked, for ``error``.
     """
 
     due_ms: int | None
     messages: list[Claimed]
     stopped: tuple[Stopped, ...] = ()
+    missed: tuple[int, ...] = ()
+    error: BrokerError | None = None
 
 
 class Claiming(Calls):
@@ -65,8 +69,11 @@ class Claiming(Calls):
     ) -> Claim | None:
         """Claim up to ``want`` messages over all lists, highest priority first; None when not registered.
 
-        If the reply is lost, messages may have been claimed: the worker's audit finds them.
+        If the reply is lost, messages may have been claimed: the worker's audit finds them. A cluster is asked once
+        for each slot: see :meth:`_claim_by_slot`.
         """
+        if self.endpoint.cluster is not None and len(groups := by_slot(queues)) > 1:
+            return await self._claim_by_slot(groups, queues, ranks, worker, lease_s, want, max_bytes, first)
         names: list[bytes] = []
         for keys in queues:
             names += (keys.processing(worker), keys.workers, keys.scheduled, *keys.lists, keys.stops)
@@ -80,6 +87,52 @@ class Claiming(Calls):
         messages = [tuple.__new__(Claimed, (queue, level, raw)) for queue, level, raws in taken for raw in raws]
         return Claim(None if due < 0 else due, messages, tuple(_stopped(*each) for each in stops))
 
+    async def _claim_by_slot(
+        self,
+        groups: list[list[int]],
+        queues: Sequence[QueueKeys],
+        ranks: Sequence[int],
+        worker: str,
+        lease_s: float,
+        want: int,
+        max_bytes: int,
+        first: int,
+    ) -> Claim | None:
+        """One claim for each slot, the highest ranks first, each for what is still wanted.
+
+        Also when nothing is: it renews the lease, and says what is due and stopped. What some slots gave is never
+        dropped for another's error: that one's queues are named instead. Where the worker is not registered in one, it
+        has lost its lease in all, and what others gave is reaped with it.
+
+        Raises:
+            BrokerError: no slot could be asked.
+        """
+        turn = first % len(groups)
+        groups = sorted(groups[turn:] + groups[:turn], key=lambda group: -max(ranks[place] for place in group))
+        due: int | None = None
+        messages: list[Claimed] = []
+        stopped: list[Stopped] = []
+        missed: list[int] = []
+        errors: list[BrokerError] = []
+        for group in groups:
+            left = max_bytes - sum(len(each.raw) for each in messages)
+            some, their_ranks = [queues[place] for place in group], [ranks[place] for place in group]
+            try:
+                claim = await self.claim(some, their_ranks, worker, lease_s, want - len(messages), left, first)
+            except BrokerError as exc:
+                missed += group
+                errors.append(exc)
+                continue
+            if claim is None:
+                return None
+            messages += [each._replace(queue=group[each.queue]) for each in claim.messages]
+            stopped += [each._replace(queue=group[each.queue]) for each in claim.stopped]
+            if claim.due_ms is not None:
+                due = claim.due_ms if due is None else min(due, claim.due_ms)
+        if len(errors) == len(groups):
+            raise errors[0]
+        return Claim(due, messages, tuple(stopped), tuple(missed), errors[0] if errors else None)
+
     async def block(self, keys: QueueKeys, worker: str, timeout_s: float) -> bytes | None:
         """Wait at the server for a message in the main list; None when the time was up or the wait was ended.
 
@@ -91,10 +144,17 @@ class Claiming(Calls):
         """
         link = self._blocks.get(keys.name)
         if link is None:
-            link = self._blocks[keys.name] = Link(self.endpoint.connection, timeout_s + 5, scripts=False)
+            connect = self.endpoint.connection if self._router is None else self._router.home(keys.main)
+            link = self._blocks[keys.name] = Link(connect, timeout_s + 5, scripts=False)
         link.reply_timeout_s = timeout_s + 5
         timeout_s = max(timeout_s, 0.001)  # 0 would be for ever
-        reply = await link.call(b"BRPOPLPUSH", keys.main, keys.processing(worker), f"{timeout_s:.3f}")
+        try:
+            reply = await link.call(b"BRPOPLPUSH", keys.main, keys.processing(worker), f"{timeout_s:.3f}")
+        except (BrokerUnavailable, Redirected) as exc:
+            if self._router is None:
+                raise
+            link.reset()  # the next one connects to whoever serves the slot then
+            raise self._router.missed(keys.main, exc) from None
         return None if reply is None else bytes(reply)
 
     async def unblock(self, keys: QueueKeys) -> None:
@@ -102,7 +162,10 @@ class Claiming(Calls):
         link = self._blocks.get(keys.name)
         if link is not None and link.client_id is not None:
             try:
-                await self._link.call(b"CLIENT", b"UNBLOCK", link.client_id)
+                if self._router is None:
+                    await self._link.call(b"CLIENT", b"UNBLOCK", link.client_id)
+                else:
+                    await self._router.call_home(keys.main, b"CLIENT", b"UNBLOCK", link.client_id)
             except BrokerUnavailable:
                 raise
             except BrokerError:

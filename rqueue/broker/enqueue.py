@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from rqueue.broker.calls import Calls
 from rqueue.broker.link import Argument
-from rqueue.errors import BrokerFull
+from rqueue.errors import BrokerFull, BrokerUnavailable
 from rqueue.policy.clock import elapsed_s
 from rqueue.wire.keys import MAIN, QueueKeys
 
@@ -55,9 +55,14 @@ class Producing(Calls):
         """
         now = elapsed_s()
         if again or now - self._announced.get(queue, -math.inf) >= ANNOUNCE_EVERY_S:
-            with suppress(BrokerFull):  # it is known from an earlier time, or will be
-                await self._producing.call(b"SADD", self.keys.queues, queue)
-                self._announced[queue] = now
+            try:
+                with suppress(BrokerFull):  # it is known from an earlier time, or will be
+                    await self._producing.call(b"SADD", self.keys.queues, queue)
+                    self._announced[queue] = now
+            except BrokerUnavailable:
+                if not self.is_cluster:
+                    raise
+                self._announced[queue] = now  # the queue's own node may be there; a second later it is said again
 
     async def enqueue(
         self,

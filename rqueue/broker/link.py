@@ -53,11 +53,28 @@ class NoScript(BrokerError):
     """The server does not know the script; nothing was run."""
 
 
+class Redirected(BrokerError):
+    """A node of a cluster does not serve the slot; nothing was executed.
+
+    Attributes:
+        slot: the slot.
+        host, port: the node to ask; no host: that of the node which answered.
+        is_once: for this command only (ASK): the slot is still on its way there.
+    """
+
+    def __init__(self, error: redis.exceptions.AskError) -> None:
+        super().__init__(f"the slot {error.slot_id} is served by another node: redis+cluster:// follows it there")
+        self.slot, self.host, self.port = error.slot_id, error.host, error.port
+        self.is_once = not isinstance(error, redis.exceptions.MovedError)
+
+
 def translate(error: BaseException) -> BrokerError:
     """A client library's error as one of ours."""
     text = str(error)
     if isinstance(error, redis.exceptions.NoScriptError) or text.startswith("NOSCRIPT"):
         return NoScript(text)
+    if isinstance(error, redis.exceptions.AskError):
+        return Redirected(error)
     if "OOM command not allowed" in text or isinstance(error, redis.exceptions.OutOfMemoryError):
         return BrokerFull("Redis is at its maxmemory and refuses to store more; nothing was changed")
     if text.startswith(_NOT_READY) or isinstance(error, _NOT_READY_TYPES):
@@ -154,6 +171,12 @@ class Link:
             self._is_flushing = True
             loop.call_soon(self._flush)
         return future
+
+    def call_with(
+        self, command: Sequence[Argument], behind: Sequence[Argument]
+    ) -> tuple[asyncio.Future[Reply], asyncio.Future[Reply]]:
+        """Give a command and, right behind it, a second one, as WAIT."""
+        return self.call(*command), self.call(*behind)
 
     async def written(self) -> None:
         """Return when all that was given so far has been handed to the operating system.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from rqueue.broker.calls import Calls, escape_glob, in_ms, or_nothing
+from rqueue.broker.calls import Calls, escape_glob, every, in_ms, or_nothing
+from rqueue.broker.cluster import by_slot
 from rqueue.broker.link import Argument
 from rqueue.wire.keys import QueueKeys
 from rqueue.wire.message import TOKEN
@@ -22,9 +23,16 @@ class Leasing(Calls):
         return bool(now)
 
     async def renew(self, queues: Sequence[QueueKeys], worker: str, lease_s: float, card: bytes) -> bool:
-        """Renew the lease; false when the worker is not registered any more. May be repeated."""
-        names, arguments = renewal(queues, worker, lease_s, card)
-        return bool(await self._run("renew", names, arguments))
+        """Renew the lease; false when the worker is not registered any more. May be repeated.
+
+        Raises:
+            BrokerError: Redis could not be asked; of a cluster, for some of the queues.
+        """
+        if self._router is None:
+            names, arguments = renewal(queues, worker, lease_s, card)
+            return bool(await self._run("renew", names, arguments))
+        renewals = [renewal([queues[place] for place in group], worker, lease_s, card) for group in by_slot(queues)]
+        return all(await every([asyncio.ensure_future(self._run("renew", *each)) for each in renewals]))
 
     async def leave(self, keys: QueueKeys, worker: str) -> bool:
         """Take the worker off; false while it still holds messages. May be repeated."""
@@ -74,7 +82,7 @@ class Leasing(Calls):
         """One step of a search for processing lists whose worker is not registered; give back the cursor."""
         prefix = self.keys.namespace.encode()
         pattern = escape_glob(prefix) + b":{*}:processing:*"
-        cursor, found = await self._link.call(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", 500, b"TYPE", b"list")
+        cursor, found = await self._scan(cursor, b"MATCH", pattern, b"COUNT", 500, b"TYPE", b"list")
         mine = []
         for name in found:
             for keys in queues:
@@ -82,7 +90,7 @@ class Leasing(Calls):
                     worker = keys.worker_of(name)
                     if await self._link.call(b"ZSCORE", keys.workers, name.removeprefix(keys.processing(""))) is None:
                         mine.append((keys, worker))
-        return int(cursor), mine
+        return cursor, mine
 
     async def worker_names(self, keys: QueueKeys) -> list[str]:
         """The ids of the queue's registered workers."""

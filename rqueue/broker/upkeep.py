@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from rqueue.broker.calls import Calls, escape_glob
+from rqueue.broker.cluster import slot_of_key
 
 AT_ONCE: Final = 1000
 """Keys in one command: Redis does nothing else meanwhile."""
@@ -27,17 +28,21 @@ class Upkeep(Calls):
 
     async def unlink(self, names: Sequence[bytes]) -> int:
         """Remove keys; how many were there."""
+        slots: dict[int, list[bytes]] = {}
+        for name in names:
+            slots.setdefault(0 if self._router is None else slot_of_key(name), []).append(name)
         removed = 0
-        for first in range(0, len(names), AT_ONCE):
-            removed += int(await self._link.call(b"UNLINK", *names[first : first + AT_ONCE]))
+        for some in slots.values():
+            for first in range(0, len(some), AT_ONCE):
+                removed += int(await self._link.call(b"UNLINK", *some[first : first + AT_ONCE]))
         return removed
 
     async def erase(self) -> int:
         """Remove every key of the namespace; how many there were. All of Redis's keys are searched for them."""
         pattern = escape_glob(self.keys.namespace.encode()) + b":*"
-        cursor, removed = b"0", 0
+        cursor = removed = 0
         while True:
-            cursor, names = await self._link.call(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", AT_ONCE)
+            cursor, names = await self._scan(cursor, b"MATCH", pattern, b"COUNT", AT_ONCE)
             removed += await self.unlink(names)
-            if int(cursor) == 0:
+            if cursor == 0:
                 return removed

@@ -38,6 +38,7 @@ _AUDIT_AGAIN_S = 0.5
 _LONGEST_SUSPENSE_S = 5.0
 _LONGEST_HELD_S = 0.25  # what was claimed should have started in a tenth of a second
 _UNBLOCK_AGAIN_S = 0.1
+_MISSED_AGAIN_S = 0.5  # nobody blocks at a part of a cluster that is away
 
 Arrived = tuple[QueueKeys, int, bytes]
 """A claimed message: its queue, the list it came from, its bytes."""
@@ -92,6 +93,7 @@ class Fetcher:
         self._audited_s = elapsed_s()
         self._audited_resets = broker.resets
         self._is_unsure = False
+        self._missed: list[QueueKeys] = []
         self._is_stopping = False
         self._has_stopped = asyncio.Event()
 
@@ -192,7 +194,12 @@ class Fetcher:
         # Noted first: an audit that fails is repeated after a heartbeat, and claims go on meanwhile.
         self._audited_s, self._audited_resets, self._is_unsure = elapsed_s(), resets, False
         for keys in self._queues:
-            await self._audit_queue(keys)
+            try:
+                await self._audit_queue(keys)
+            except BrokerUnavailable:
+                if keys not in self._missed:
+                    raise
+                self._is_unsure = True
         self._is_more = True
 
     async def _ask_for_change(self, keys: QueueKeys, serve: bool) -> bool:
@@ -281,6 +288,8 @@ class Fetcher:
         self.fetched_ms = self._broker.clock.now_ms()
         self._schedule.note(claim.due_ms)
         self._is_more = len(claim.messages) >= want or sum(len(each.raw) for each in claim.messages) >= CLAIM_BYTES
+        if claim.missed or self._missed:
+            self._note_missed([queues[place] for place in claim.missed], claim.error)
         if claim.stopped or self.paused or self._inflight.paused_tasks:
             await self._note_stops({queues[each.queue]: each for each in claim.stopped})
         arrived = [(queues[each.queue], each.level, each.raw) for each in claim.messages]
@@ -289,6 +298,25 @@ class Fetcher:
         await self._accept(arrived)
         if not self._is_more and self._inflight.free_slots > 0:
             self._begin_blocks()
+
+    def _note_missed(self, missed: list[QueueKeys], error: BrokerError | None) -> None:
+        """A part of a cluster could not be asked: nothing of its queues starts, and the audit looks what they have."""
+        if missed and not self._missed:
+            names = sorted(keys.name for keys in missed)
+            event(
+                logging.WARNING,
+                "claims wait for some queues",
+                worker=self._lease.worker,
+                queues=names,
+                error=str(error),
+            )
+        elif self._missed and not missed:
+            event(logging.INFO, "claims reach all queues again", worker=self._lease.worker)
+        self._missed = missed
+        self._is_unsure = self._is_unsure or bool(missed)
+        for keys in missed:
+            for job in self._inflight.take_held(queue=keys):
+                self._inflight.gone(job)  # its lease is not known to be renewed
 
     async def _note_stops(self, stopped: dict[QueueKeys, Stopped]) -> None:
         """Of a queue that has been paused nothing more starts; a block at it ends by the token that pausing left."""
@@ -323,7 +351,8 @@ class Fetcher:
 
     def _unblocked(self) -> list[QueueKeys]:
         """Queues to wait at, at which nobody waits."""
-        return [keys for keys in self.served if keys not in self._blocks and keys not in self.paused]
+        served = [keys for keys in self.served if keys not in self._blocks and keys not in self.paused]
+        return [keys for keys in served if keys not in self._missed] if self._missed else served
 
     def _may_block(self) -> bool:
         return elapsed_s() >= self._no_block_until_s
@@ -347,10 +376,13 @@ class Fetcher:
         self._is_more = True
 
     async def _unblock(self) -> None:
-        with suppress(BrokerUnavailable):
-            for keys, task in self._blocks.items():
-                if not task.done():
+        for keys, task in list(self._blocks.items()):
+            if not task.done():
+                try:
                     await self._broker.unblock(keys)
+                except BrokerUnavailable:
+                    if not self._broker.is_cluster:
+                        return
 
     async def _harvest(self) -> None:
         """Take in what the waits brought, and give back what there is no slot for."""
@@ -477,6 +509,8 @@ class Fetcher:
         timeout_s = min(longest_s, self._config.heartbeat_s)
         if self._inflight.held:
             timeout_s = min(timeout_s, _LONGEST_HELD_S / 2)
+        if self._missed:
+            timeout_s = min(timeout_s, _MISSED_AGAIN_S)
         if not self._may_block():
             timeout_s = min(timeout_s, max(0.01, self._no_block_until_s - elapsed_s()))
         try:

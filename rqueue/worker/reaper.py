@@ -84,26 +84,25 @@ class Reaper:
     async def tick(self) -> int:
         """One look; how many messages were moved. A worker is reaped when two looks in a row find its lease run out."""
         self._looks += 1
-        # Asked together: one round trip for all queues.
-        looks = [self._broker.overdue(keys, self._heartbeat_s * (1 + _PART)) for keys in self._queues]
-        found = await asyncio.gather(*looks)
-        self.pause_s = self._pause_s([left_s for leases in found for left_s in leases.values()])
+        found = await self._overdue()
+        self.pause_s = self._pause_s([left_s for _, leases in found for left_s in leases.values()])
         orphans: list[tuple[QueueKeys, str]] = []
         if self._looks % LOOKS_PER_SEARCH == 1:
-            self._cursor, orphans = await self._broker.orphans(self._queues, self._cursor)
+            try:
+                self._cursor, orphans = await self._broker.orphans(self._queues, self._cursor)
+            except BrokerUnavailable:
+                if not self._broker.is_cluster:
+                    raise  # else the search goes on there when the node is back
         overdue = {
-            (keys.name, worker): keys
-            for keys, leases in zip(self._queues, found, strict=True)
-            for worker, left_s in leases.items()
-            if left_s <= 0
+            (keys.name, worker): keys for keys, leases in found for worker, left_s in leases.items() if left_s <= 0
         }
         if self._looks % _LOOKS_UNTIL_OLD == 0:
-            for keys in self._queues:
+            for keys, _ in found:
                 await self._broker.announce(keys.name)
                 await self._broker.discard_old(keys, self._limits.dead_ttl_s)
                 for job_id in await self._broker.stale_stops(keys, FORGET_AT_ONCE):
                     await forget(self._broker, keys, job_id)
-        await self._prune()
+        await self._prune([keys for keys, _ in found])
         dead = [(keys, worker) for (name, worker), keys in overdue.items() if (name, worker) in self._seen]
         self._seen = set(overdue)
         moved, gone = 0, [*dead, *orphans]
@@ -130,9 +129,28 @@ class Reaper:
             return beat_s
         return max(*left_s, beat_s * _PART) + _LATE_S
 
-    async def _prune(self) -> None:
+    async def _overdue(self) -> list[tuple[QueueKeys, dict[str, float]]]:
+        """The queues that can be asked, and whose leases have run out, or soon will, in each.
+
+        Of a cluster a part may be away. What was seen of it before does not count when it is back.
+        """
+        soon_s = self._heartbeat_s * (1 + _PART)
+        # Asked together: one round trip for all queues.
+        looks = await asyncio.gather(
+            *(self._broker.overdue(keys, soon_s) for keys in self._queues), return_exceptions=True
+        )
+        found = [(keys, each) for keys, each in zip(self._queues, looks, strict=True) if isinstance(each, dict)]
+        errors = [each for each in looks if isinstance(each, BaseException)]
+        for error in errors:
+            if not found or not self._broker.is_cluster or not isinstance(error, BrokerUnavailable):
+                raise error
+        if errors:
+            event(logging.WARNING, "reaping waits for redis", error=str(errors[0]), queues=len(errors))
+        return found
+
+    async def _prune(self, queues: Sequence[QueueKeys]) -> None:
         """Begin once a minute, and go on by a page in each look: however many locks there are, no look takes long."""
-        for keys in self._queues:
+        for keys in queues:
             cursor = self._pruned.get(keys.name, 0)
             if cursor or self._looks % _LOOKS_UNTIL_OLD == 0:
                 self._pruned[keys.name] = await self._broker.prune(keys, cursor)
@@ -173,7 +191,9 @@ class Reaper:
                 _, started = await self._broker.remains(keys, worker, 1)
                 marks = await self._broker.audit(keys, worker) if started else []
             except BrokerUnavailable:
-                raise
+                if not self._broker.is_cluster:
+                    raise
+                continue  # its node is away; a job there that had started too is charged by its own queue's reap
             except BrokerError:
                 continue  # a key that is none of ours: it is reported when it is reaped
             for mark in marks:

@@ -165,8 +165,10 @@ async def blocked_clients(broker: Broker) -> int:
     if broker.endpoint.is_memory:
         await broker._link.call(b"PING")
         return sum(bool(socket._blocked) for socket in broker.endpoint._async_pool.connection_kwargs["server"].sockets)
-    clients = bytes(await broker._link.call(b"CLIENT", b"LIST"))
-    return len(re.findall(rb" flags=\w*b", clients))
+    router = broker._router
+    asked = [broker._link.call] if router is None else [router._link(node).call for node in router._topology.masters()]
+    clients = [bytes(await call(b"CLIENT", b"LIST")) for call in asked]
+    return sum(len(re.findall(rb" flags=\w*b", each)) for each in clients)
 
 
 def full(short: str) -> bytes:
@@ -188,7 +190,12 @@ def short_of(name: str) -> str:
 
 async def dump_of_broker(broker: Broker) -> State:
     """Everything that is stored."""
-    names = await broker._link.call(b"KEYS", b"*")
+    names, cursor = set(), 0
+    while True:
+        cursor, some = await broker._scan(cursor, b"COUNT", 10_000)
+        names |= set(some)
+        if not cursor:
+            break
     return {short_of(name.decode()): await value_of(broker, name) for name in sorted(names)}
 
 

@@ -75,7 +75,11 @@ async def test_memory_is_one_server_for_each_name_and_thread_and_loop_share_it()
 
 
 @pytest.mark.parametrize(
-    "url", ["", "localhost", "localhost:6379", "http://localhost", "redis+cluster://h", "amqp://h", "://h", "redis"]
+    "url",
+    [
+        *("", "localhost", "localhost:6379", "http://localhost", "memory+cluster://h", "unix+cluster:///s"),
+        *("amqp://h", "://h", "redis"),
+    ],
 )
 def test_another_kind_of_url_is_refused_by_what_is_allowed(url):
     """Breaks when the error does not say what would be right."""

@@ -136,6 +136,6 @@ def test_a_master_that_became_a_replica_is_left(new_server, keys):
         admin.read_response()
     with pytest.raises(BrokerUnavailable):
         pulse.renew([keys], "w", 20, b"card")
-    assert pulse._connection is None
+    assert pulse._connections == {}
     admin.disconnect()
     pulse.close()

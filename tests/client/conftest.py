@@ -35,8 +35,13 @@ class Store:
     """The app's Redis, past rqueue (and past a proxy: by the server's URL)."""
 
     def __init__(self, where: RQueue | str) -> None:
+        self.redis: redis.Redis | redis.RedisCluster
+        if not isinstance(where, str) and where.endpoint.cluster is not None:
+            node = where.endpoint.cluster.any()
+            self.redis = redis.RedisCluster(host=node.host, port=node.port)
+            return
         pool = redis.ConnectionPool.from_url(where) if isinstance(where, str) else where.endpoint._sync_pool
-        self.redis: redis.Redis = redis.Redis(connection_pool=pool)
+        self.redis = redis.Redis(connection_pool=pool)
 
     def waiting(self, queue: str = "default", level: int = 0) -> list[Stored]:
         """The messages of one list, the next to run first, without the token."""
@@ -52,7 +57,8 @@ class Store:
 
     def names(self) -> set[str]:
         """Every key."""
-        return {key.decode() for key in self.redis.keys("*")}
+        whole = {"target_nodes": "primaries"} if isinstance(self.redis, redis.RedisCluster) else {}
+        return {key.decode() for key in self.redis.keys("*", **whole)}
 
 
 def stored(raw: bytes) -> Stored:
@@ -190,7 +196,7 @@ def store() -> Iterator[Callable[[RQueue | str], Store]]:
 
     yield look
     for each in opened:
-        each.redis.connection_pool.disconnect()
+        each.redis.close() if isinstance(each.redis, redis.RedisCluster) else each.redis.connection_pool.disconnect()
 
 
 @pytest.fixture

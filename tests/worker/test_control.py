@@ -35,7 +35,8 @@ class Line:
         await self._subscription.close()
 
     async def say(self, data: bytes) -> None:
-        assert await self.broker.publish(self.broker.keys.control, data) == 1
+        heard = await self.broker.publish(self.broker.keys.control, data)
+        assert heard == 1 or self.broker.is_cluster  # where only those at the node that was asked are counted
 
     async def ask(self, verb: str, args: dict[str, Any] | None = None, to: list[str] | None = None) -> None:
         await self.say(ControlRequest("1", verb, args or {}, to, "answers").encode())

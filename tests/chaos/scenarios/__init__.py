@@ -1,5 +1,5 @@
 """All scenarios, in the order in which they are played."""
 
-from . import sentinel, workers
+from . import cluster, sentinel, workers
 
-SCENARIOS = [*workers.SCENARIOS, *sentinel.SCENARIOS]
+SCENARIOS = [*workers.SCENARIOS, *sentinel.SCENARIOS, *cluster.SCENARIOS]
