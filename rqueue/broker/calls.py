@@ -28,7 +28,7 @@ class Calls:
         self.endpoint = endpoint
         self.keys = keys
         self.clock = RedisClock()
-        self._link = self._producing = Link(endpoint.connection, REPLY_TIMEOUT_S)
+        self._link = self._producing = self._new_link()
         self._blocks: dict[str, Link] = {}
         self._announced: dict[str, float] = {}
 
@@ -149,6 +149,9 @@ class Calls:
     async def _info(self, section: bytes) -> dict[str, str]:
         text = bytes(await self._link.call(b"INFO", section)).decode()
         return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+    def _new_link(self) -> Link:
+        return Link(self.endpoint.connection, REPLY_TIMEOUT_S)
 
     async def _run(self, verb: str, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Reply:
         script = self.endpoint.scripts[verb]

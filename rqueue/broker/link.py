@@ -155,6 +155,12 @@ class Link:
             loop.call_soon(self._flush)
         return future
 
+    def call_with(
+        self, command: Sequence[Argument], behind: Sequence[Argument]
+    ) -> tuple[asyncio.Future[Reply], asyncio.Future[Reply]]:
+        """Give a command and, right behind it, a second one, as WAIT."""
+        return self.call(*command), self.call(*behind)
+
     async def written(self) -> None:
         """Return when all that was given so far has been handed to the operating system.
 

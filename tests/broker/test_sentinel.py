@@ -149,7 +149,19 @@ def test_tls_is_spoken_to_the_sentinels_as_well(scheme):
 
 @pytest.mark.parametrize(
     "rest",
-    ["h", "h/", "/m", "h:port/m", "h:99999/m", "h,,i/m", "h/m/x", "[::1/m", "h/m?sentinel_pasword=x", "h/m?db"],
+    [
+        "h",
+        "h/",
+        "/m",
+        "h:port/m",
+        "h:99999/m",
+        "h,,i/m",
+        "h/m/x",
+        "[::1/m",
+        "h/m?sentinel_pasword=x",
+        "h/m?db",
+        "h/m?bogus=1",
+    ],
 )
 def test_a_malformed_url_is_refused_by_its_form(rest):
     with pytest.raises(ConfigError, match="write redis\\+sentinel://user:password@sentinel1:26379,"):
