@@ -29,7 +29,7 @@ class Calls:
         self.endpoint = endpoint
         self.keys = keys
         self.clock = RedisClock()
-        self._link = self._producing = self._connected()
+        self._link = self._producing = self._new_link()
         self._router = self._link if isinstance(self._link, Router) else None
         self._blocks: dict[str, Link] = {}
         self._announced: dict[str, float] = {}
@@ -43,12 +43,6 @@ class Calls:
     def is_cluster(self) -> bool:
         """Whether a part of the queues may be away while others are there."""
         return self._router is not None
-
-    def _connected(self) -> Link | Router:
-        topology = self.endpoint.cluster
-        if topology is None:
-            return Link(self.endpoint.connection, REPLY_TIMEOUT_S)
-        return Router(self.endpoint, topology, REPLY_TIMEOUT_S)
 
     async def open(self) -> None:
         """Connect, and learn Redis's time.
@@ -169,6 +163,12 @@ class Calls:
             return await self._router.scan(cursor, *options)
         after, found = await self._link.call(b"SCAN", cursor, *options)
         return int(after), found
+
+    def _new_link(self) -> Link | Router:
+        topology = self.endpoint.cluster
+        if topology is None:
+            return Link(self.endpoint.connection, REPLY_TIMEOUT_S)
+        return Router(self.endpoint, topology, REPLY_TIMEOUT_S)
 
     async def _run(self, verb: str, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Reply:
         script = self.endpoint.scripts[verb]

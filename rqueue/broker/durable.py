@@ -45,7 +45,7 @@ class DurableBroker(Broker):
 
     def __init__(self, endpoint: Endpoint, keys: Keys, limits: Limits) -> None:
         super().__init__(endpoint, keys)
-        self._producing = self._connected()
+        self._producing = self._new_link()
         self._durability = limits.durability
         # Half of the caller's time: then it can be said that the jobs are stored, and not only that nobody knows.
         wait_ms = max(1, in_ms(min(limits.enqueue_timeout_s / 2, LONGEST_WAIT_S)))
@@ -84,11 +84,11 @@ class DurableBroker(Broker):
     async def _store(self, verb: str, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Reply:
         script = self.endpoint.scripts[verb]
         try:
-            return await self._confirmed(b"EVALSHA", script.sha, len(keys), *keys, *arguments)
+            return await self._confirmed((b"EVALSHA", script.sha, len(keys), *keys, *arguments))
         except NoScript:
-            return await self._confirmed(b"EVAL", script.source, len(keys), *keys, *arguments)
+            return await self._confirmed((b"EVAL", script.source, len(keys), *keys, *arguments))
 
-    async def _confirmed(self, *command: Argument) -> Reply:
+    async def _confirmed(self, command: Sequence[Argument]) -> Reply:
         """The command's reply, once the wait behind it has said that enough have it.
 
         We die in between: as after any lost reply. It is not enough: so says the error, and whoever sends it again,

@@ -328,6 +328,10 @@ def pools(url: str, options: dict[str, Any]) -> tuple[Sentinels, Any, Any]:
     threads.connection_class = _ThreadFollowingTLS if is_tls else _ThreadFollowing
     for pool in (loops, threads):
         pool.connection_kwargs["sentinels"] = sentinels
+        try:
+            pool.make_connection()
+        except TypeError:  # what redis-py says of it may quote a password
+            raise ValueError("unknown option") from None
     return sentinels, loops, threads
 
 

@@ -15,7 +15,7 @@ from rqueue.embedded import EmbeddedServer
 
 SERVICE = "mymaster"
 DOWN_AFTER_MS = 500
-PATIENCE_S = 15.0
+PATIENCE_S = 20.0
 
 
 class Fleet:

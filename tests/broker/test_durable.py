@@ -113,7 +113,7 @@ async def test_a_batch_that_is_sent_again_is_not_confirmed_before_a_replica_has_
 
 async def test_a_shortfall_is_an_error_that_says_that_the_job_is_stored(pair):
     """Breaks when it counts as confirmed, or as unknown; or when the job does not run all the same."""
-    app = RQueue(pair.master.url, durability="replicated", enqueue_timeout=0.4)
+    app = RQueue(pair.master.url, durability="replicated", enqueue_timeout=2)
     t = task_of(app)
     async with app, app.worker():
         await t.enqueue(0)
@@ -244,7 +244,7 @@ async def test_what_is_confirmed_is_on_disk(new_server, policy):
 @pytest.mark.usefixtures("has_waitaof")
 async def test_what_never_gets_to_the_disk_is_never_confirmed(new_server):
     """Breaks when the count that WAITAOF gives is not looked at."""
-    app = RQueue(new_server({"appendonly": "yes", "appendfsync": "no"}).url, durability="fsync", enqueue_timeout=0.4)
+    app = RQueue(new_server({"appendonly": "yes", "appendfsync": "no"}).url, durability="fsync", enqueue_timeout=2)
     t = task_of(app)
     async with app:
         with pytest.raises(NotDurable, match="only 0 of 1 disks"):

@@ -5,7 +5,6 @@ gone with it. So the jobs that are there when the master is killed have reached 
 """
 
 import asyncio
-import inspect
 from collections import Counter
 from collections.abc import Iterator
 
@@ -21,7 +20,6 @@ from ..cluster import MASTERS, Cluster, queue_at, slot_of  # noqa: TID252 - test
 QUEUES = [queue_at(place) for place in range(MASTERS)]
 LEASE_S = 3.0
 JOBS = 60
-DURABILITY = {"durability": "replicated"} if "durability" in inspect.signature(RQueue).parameters else {}
 
 
 class Load:
@@ -33,7 +31,7 @@ class Load:
         self.confirmed: list[str] = []
         self.queues: dict[str, list[str]] = {queue: [] for queue in QUEUES}
         self._changed = asyncio.Event()
-        self.app = app = RQueue(cluster.url, queues=[Queue(queue) for queue in QUEUES], **DURABILITY)
+        self.app = app = RQueue(cluster.url, queues=[Queue(queue) for queue in QUEUES])
 
         @app.task(name="job", bind=True, max_retries=0)
         async def job(task, seconds: float) -> None:
