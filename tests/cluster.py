@@ -47,6 +47,16 @@ UNLIKE: Mapping[str, str] = {
     "worker/test_worker.py::test_strict_priority_over_queues_and_lists": "strict priority holds inside one slot",
 }
 
+# Files of these suites that are run on a cluster also where not all are.
+ALWAYS = {
+    f"broker/test_{verb}.py" for verb in ("ack", "audit", "cancel", "claim", "enqueue", "promote", "reap", "retry")
+}
+
+
+def is_on_a_cluster_always(item: Any) -> bool:
+    """Whether a test is run on a cluster even where not all are."""
+    return "/".join(item.path.parts[-2:]) in ALWAYS and not unlike_a_cluster(item)
+
 
 def unlike_a_cluster(item: Any) -> str | None:
     """Why a test cannot be run on a cluster, or None."""

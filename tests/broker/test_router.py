@@ -269,6 +269,11 @@ async def test_a_node_that_is_away_is_missed_alone_until_its_replica_takes_over(
     fresh = Broker(broker.endpoint, broker.keys)
     await fresh.ping()
     await fresh.close()
+    # Where the list of queues is away, queues that are there are enqueued to all the same.
+    tagged = Broker(broker.endpoint, Keys(f"{{{lost.name}}}"))
+    await tagged.announce(THREE[1].name)
+    assert tagged.is_ready(THREE[1].name) == tagged._link.is_open
+    await tagged.close()
     await broker.sync_clock()
     with pytest.raises(BrokerUnavailable):
         await broker.renew(THREE, "w", LEASE_S, b"card")
