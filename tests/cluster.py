@@ -189,6 +189,7 @@ class Cluster:
             for server in dead:
                 server.start()
             self.settle()
+        self.hold_failovers(is_held=False)
         for slot, server in self._open:
             self.ask(server, "CLUSTER", "SETSLOT", slot, "STABLE")
         self._open.clear()
@@ -214,6 +215,11 @@ class Cluster:
             return True
 
         self.until(is_whole)
+
+    def hold_failovers(self, *, is_held: bool = True) -> None:
+        """No replica takes over until they may again: a test is in no hurry while a master is away."""
+        for server in self.alive:
+            self.ask(server, "CONFIG", "SET", "cluster-replica-no-failover", "yes" if is_held else "no")
 
     def begin_migration(self, slot: int, to: EmbeddedServer) -> EmbeddedServer:
         """From here on the slot's keys may be at either node; the one that has them."""
