@@ -17,7 +17,7 @@ from rqueue.broker.endpoint import Endpoint
 from rqueue.broker.router import Router
 from rqueue.embedded import EmbeddedServer
 
-from .cluster import Cluster, unlike_a_cluster
+from .cluster import Cluster, is_on_a_cluster_always, unlike_a_cluster
 
 NewServer = Callable[..., EmbeddedServer]
 
@@ -57,12 +57,23 @@ def cluster(running_cluster: Cluster) -> Cluster:
     return running_cluster
 
 
-# `make test-cluster` asks for the cluster alone.
-STORES = os.environ.get("RQUEUE_TEST_STORES", "memory,redis").split(",")
-_OF_ALL_NODES = (b"DBSIZE", b"FLUSHALL", b"FLUSHDB", b"KEYS", b"MSET", b"SCRIPT", b"UNLINK")
+# `make test-cluster` asks for the cluster alone, and then for all of it.
+STORES = os.environ.get("RQUEUE_TEST_STORES", "memory,redis,cluster").split(",")
+_OF_ALL_NODES = (b"DBSIZE", b"FLUSHALL", b"FLUSHDB", b"KEYS", b"MSET", b"SCRIPT")
 
 
-@pytest.fixture(autouse="cluster" in STORES)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Beside the other stores only some files are run on the cluster: its servers are many, and start slowly."""
+    if "RQUEUE_TEST_STORES" not in os.environ:
+        items[:] = [item for item in items if not is_on(item, "cluster") or is_on_a_cluster_always(item)]
+
+
+def is_on(item: pytest.Item, store: str) -> bool:
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and callspec.params.get("url") == store
+
+
+@pytest.fixture
 def whole_cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What tests say to a whole server, past the verbs, is said to every master, and their answers are one."""
     if why := unlike_a_cluster(request.node):
@@ -79,8 +90,6 @@ def whole_cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         await call(router, b"PING")
         if name == b"MSET":
             return await every([call(router, b"SET", *command[at : at + 2]) for at in range(1, len(command), 2)])
-        if name == b"UNLINK":
-            return sum([await call(router, b"UNLINK", key) for key in command[1:]])
         links = [router._link(node) for node in router._topology.masters()]
         replies = [await link.call(*command) for link in links]
         if name == b"DBSIZE":
@@ -97,6 +106,7 @@ def whole_cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 def url(request: pytest.FixtureRequest) -> str:
     """Each kind of broker in turn, with nothing stored in it: a suite that takes this holds for all of them."""
     if request.param == "cluster":
+        request.getfixturevalue("whole_cluster")
         running: Cluster = request.getfixturevalue("cluster")
         return running.url
     if request.param == "redis":

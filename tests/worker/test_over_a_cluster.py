@@ -113,10 +113,12 @@ async def test_a_master_is_killed_under_load_and_no_job_is_lost(load, cluster):
         await asyncio.gather(*(load.enqueue(queue, JOBS, 0.01) for queue in QUEUES))
         await load.until_run(load.queues[lost][:1])
         await load.replicated()
+        cluster.hold_failovers()
         owner.kill()
         await asyncio.gather(*(load.enqueue(queue, 5) for queue in QUEUES[1:]))
         others = load.queues[QUEUES[1]] + load.queues[QUEUES[2]]
         await load.until_run(others)
+        cluster.hold_failovers(is_held=False)
         await load.enqueue(lost, 5)
         await load.until_run()
         assert cluster.owner(slot_of(lost)) is not owner
@@ -160,6 +162,7 @@ async def test_what_belongs_to_a_node_that_is_away_waits_alone(parts, broker, cl
     owner = cluster.owner(slot_of(lost.name))
     cluster.client(owner).wait(1, 5000)
     await fetcher._end_blocks()
+    cluster.hold_failovers()
     owner.kill()
     fetcher.poke()
     await fetcher.tick()
@@ -172,6 +175,7 @@ async def test_what_belongs_to_a_node_that_is_away_waits_alone(parts, broker, cl
     assert await worker.worker._promoter.tick() == 1
     assert [await worker.reaper.tick(), await worker.reaper.tick()] == [0, 1]
 
+    cluster.hold_failovers(is_held=False)
     async with asyncio.timeout(20):
         while fetcher._missed:
             fetcher.poke()
