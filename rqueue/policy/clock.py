@@ -38,6 +38,11 @@ class RedisClock:
         """Redis's time, in ms since the epoch; off by at most the round trip in which it was observed."""
         return self._local() + self._offset_ms
 
+    @property
+    def apart_ms(self) -> int:
+        """This machine's clock less Redis's, as last observed."""
+        return -self._offset_ms
+
     def observe(self, redis_ms: int) -> None:
         """Take note of what Redis said the time is."""
         self._offset_ms = redis_ms - self._local()
