@@ -18,12 +18,6 @@ Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", envvar="RQUEUE_VERBOSE", help="Show what was found to be fine as well.")
 ]
 
-MEANINGS = (
-    "Exit codes: 0 nothing, or notes; 1 warnings; 2 problems (or wrong usage or configuration); "
-    "3 Redis cannot be reached or refuses. What was fixed does not count."
-)
-"""For the help: these are not the other commands' codes."""
-
 _CODES = {Level.OK: 0, Level.NOTE: 0, Level.WARNING: 1, Level.PROBLEM: 2}
 _COLUMNS = ("level", "check", "where", "what", "what to do")
 

@@ -113,7 +113,7 @@ def test_a_user_who_may_not_even_look(command, new_server):
 
 def test_the_help_tells_the_exit_codes(command):
     shown = " ".join(command("doctor", "--help").stdout.replace("│", " ").split())
-    assert "0 nothing, or notes; 1 warnings; 2 problems" in shown
+    assert "0 nothing was found, or notes; 1 warnings; 2 problems" in shown
 
 
 FIX = """

@@ -212,13 +212,7 @@ async def look_at(broker: Broker, keys: QueueKeys, found: Found, *, is_known: bo
         broker.scheduled(keys, 1),
         broker.declared(),
     )
-    memory = await _memory(broker, keys, workers)
-    sample, largest = await _sample(broker, keys, sizes, memory)
-    orphans, unmarked = await _without_worker(broker, keys, found)
-    # Lists that nobody owns count too: their jobs are not lost.
-    holders = [*(worker.id for worker in workers), *orphans]
-    timeless, bodiless = await _halves(broker, keys, counts)
-    return Look(
+    seen = Look(
         keys,
         now_ms,
         found=found,
@@ -226,15 +220,30 @@ async def look_at(broker: Broker, keys: QueueKeys, found: Found, *, is_known: bo
         sizes=sizes,
         counts=counts,
         workers=workers,
-        orphans=orphans,
-        unmarked=unmarked,
         stops=stops,
         half_paused=_half_paused(keys, stops, declared, has_workers=bool(workers)),
-        stale_stops=await broker.stale_stops(keys, _PAGE) if marked else (),
+        first_due=(due[0][0], now_ms - due[0][1]) if due else None,
+    )
+    return await _closer(broker, seen, ids, has_marks=bool(marked))
+
+
+async def _closer(broker: Broker, look: Look, ids: set[str], *, has_marks: bool) -> Look:
+    """The look with what takes more commands."""
+    keys, sizes, counts = look.keys, look.sizes, look.counts
+    memory = await _memory(broker, keys, look.workers)
+    sample, largest = await _sample(broker, keys, sizes, memory)
+    orphans, unmarked = await _without_worker(broker, keys, look.found)
+    timeless, bodiless = await _halves(broker, keys, counts)
+    # Lists that nobody owns count too: their jobs are not lost.
+    holders = [*(worker.id for worker in look.workers), *orphans]
+    return replace(
+        look,
+        orphans=orphans,
+        unmarked=unmarked,
+        stale_stops=await broker.stale_stops(keys, _PAGE) if has_marks else (),
         sample=sample,
         largest=largest,
         memory=memory,
-        first_due=(due[0][0], now_ms - due[0][1]) if due else None,
         timeless=timeless,
         bodiless=bodiless,
         gap=counts["messages"] - counts["scheduled"] if counts["scheduled"] > COUNTED else 0,

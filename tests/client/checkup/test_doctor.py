@@ -105,6 +105,22 @@ async def test_a_checkup_stores_nothing(app, call, state):
     assert await state() == before
 
 
+async def test_a_long_queue_is_not_read(redis_url):
+    """Breaks when a check reads what waits, and a backlog of a million jobs is carried over the network."""
+    async with RQueue(redis_url) as app:
+        call, keys = app.session().broker._link.call, app.keys.queue("email")
+        many = range(20_000)
+        await call(b"LPUSH", keys.main, *(f'1 - 0 0 0 {number} {{"task":"t"}}' for number in many))
+        await call(b"SADD", keys.jobs, *many)
+        await call(b"ZADD", keys.scheduled, *(part for number in many for part in (10**13, f"s{number}")))
+        await call(b"HSET", keys.messages, *(part for number in many for part in (f"s{number}", '{"task":"t"}')))
+        await call(b"HSET", keys.unique, *(part for number in many for part in (f"l{number}", number)))
+        before = int((await app.session().broker.info())["total_net_output_bytes"])
+        await Doctor(app, heartbeat_s=0.01).examine()
+        after = int((await app.session().broker.info())["total_net_output_bytes"])
+    assert after - before < 250_000
+
+
 async def test_what_nobody_expects(app, call, checkup):
     """Bytes that are no names, ids, numbers or types, in every key that is read: findings, and never a traceback."""
     keys = app.keys.queue("email")
