@@ -113,7 +113,7 @@ CHECKS: Final = (
     Check("unknown queues", "jobs in a queue that is not in the list of queues", Level.NOTE, "adds it"),
     Check(
         "paused",
-        "a paused queue or task, a problem of its own where jobs wait; a pause that is half done",
+        "a paused queue or task, a warning where its jobs wait; a pause that is half done",
         Level.WARNING,
     ),
     Check("waiting", "the oldest waiting job: from ten minutes; from an hour where it does not move", Level.WARNING),

@@ -218,6 +218,8 @@ def unreadable(look: Look, around: Surroundings) -> Findings:
     """Messages that will not run."""
     name = look.keys.name
     bad = [seen.raw for seen in look.sample if seen.call is None]
+    if look.sample and not bad:
+        yield Finding("unreadable", Level.OK, f"{len(look.sample)} message(s) looked at, all of version 1", name)
     newer = [raw for raw in bad if _version_of(raw)]
     if newer:
         text = f"{len(newer)} of {len(look.sample)} messages are of version {_version_of(newer[0])} of the wire format"
@@ -238,6 +240,9 @@ def unreadable(look: Look, around: Surroundings) -> Findings:
 def payloads(look: Look, around: Surroundings) -> Findings:
     """Messages that are no place for data."""
     name = look.keys.name
+    if look.largest and look.memory is not None:
+        text = f"about {look.memory:,} bytes; the largest message that was looked at has {look.largest:,}"
+        yield Finding("payloads", Level.OK, text, name)
     if look.largest >= _LARGE:
         text = f"a message of {look.largest:,} bytes, among {len(look.sample)} that were looked at"
         yield Finding("payloads", Level.NOTE, text, name, "store large data elsewhere, and send a reference")

@@ -203,6 +203,17 @@ async def test_a_user_who_may_little(new_server):
     assert [each.level for each in SERVER_CHECKS["permissions"](found)] == [Level.WARNING, Level.NOTE, Level.NOTE]
 
 
+async def test_a_user_who_may_ask(new_server):
+    """What the docs name is enough for all facts, without any other of the dangerous commands."""
+    server = new_server()
+    with redis.Redis.from_url(server.url) as connection:
+        rules = "on >x ~rqueue:* &* +@all -@dangerous -@admin +info +config|get +cluster|info +memory|usage +scan"
+        connection.execute_command("ACL", "SETUSER", "w", *rules.split())
+    found = await facts_at(server.url.replace("redis://", "redis://w:x@"))
+    assert Level.NOTE not in {name: level for name, level in levels(found).items() if name != "permissions"}.values()
+    assert sorted(found.refused) == ["CLIENT UNBLOCK"]
+
+
 async def test_a_user_who_may_run_no_script(new_server):
     server = new_server()
     with redis.Redis.from_url(server.url) as connection:
