@@ -19,6 +19,9 @@ PAGE: Final = 1000
 FORGOTTEN_S: Final = 86_400
 """The TTL of what has lost its own: no key that rqueue lets expire is needed for longer."""
 
+LATE_TICK_MS: Final = 60_000
+"""Each worker looks at the schedules of its queues once in a lease, at least."""
+
 _WANTS: Final = {"workers": "zset", "jobs": "set", "scheduled": "zset", "messages": "hash", "stops": "zset"}
 _WANTS_ALSO: Final = {"dead": "zset", "letters": "hash", "unique": "hash", "periodic": "zset", "entries": "hash"}
 
@@ -120,13 +123,14 @@ class Survey(Calls):
         return paused, [_text(mark).removeprefix("job:") for mark in marked]
 
     async def counted(self, keys: QueueKeys, now_ms: int, overdue_ms: int, recent_ms: int) -> dict[str, int]:
-        """Some counts: ids, messages and due times of scheduled jobs, those overdue, schedules, letters and deaths."""
+        """Some counts: ids, scheduled jobs and their messages, what is late of them and of schedules, letters."""
         asked: dict[str, Sequence[Argument]] = {
             "jobs": (b"SCARD", keys.jobs),
             "scheduled": (b"ZCARD", keys.scheduled),
             "messages": (b"HLEN", keys.messages),
             "overdue": (b"ZCOUNT", keys.scheduled, b"-inf", now_ms - overdue_ms),
             "periodic": (b"ZCARD", keys.periodic),
+            "unticked": (b"ZCOUNT", keys.periodic, b"-inf", now_ms - LATE_TICK_MS),
             "dead": (b"ZCARD", keys.dead),
             "letters": (b"HLEN", keys.letters),
             "died": (b"ZCOUNT", keys.dead, now_ms - recent_ms, b"+inf"),

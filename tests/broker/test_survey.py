@@ -91,14 +91,15 @@ async def test_counts(broker, keys, raw):
     await raw("HSET", keys.messages, "a", "x")
     await raw("ZADD", keys.dead, 40, "d", 60, "e")
     await raw("HSET", keys.letters, "d", "x")
-    await raw("ZADD", keys.periodic, 1, "p")
+    await raw("ZADD", keys.periodic, -59_900, "p", -59_899, "q")
     await raw("HSET", keys.unique, "l", "a")
     assert await broker.counted(keys, now_ms=100, overdue_ms=60, recent_ms=50) == {
         "jobs": 2,
         "scheduled": 3,
         "messages": 1,
         "overdue": 2,
-        "periodic": 1,
+        "periodic": 2,
+        "unticked": 1,
         "dead": 2,
         "letters": 1,
         "died": 1,

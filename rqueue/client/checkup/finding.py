@@ -117,7 +117,11 @@ CHECKS: Final = (
         Level.WARNING,
     ),
     Check("waiting", "the oldest waiting job: from ten minutes; from an hour where it does not move", Level.WARNING),
-    Check("overdue", "scheduled jobs that are over ten seconds late, and do not move", Level.PROBLEM),
+    Check(
+        "overdue",
+        "scheduled jobs that are over ten seconds late, and do not move; schedules, over a minute",
+        Level.PROBLEM,
+    ),
     Check("scheduled", "a scheduled job without its message, or without its time", Level.PROBLEM),
     Check("lost jobs", "ids that count as alive, and are in no list", Level.WARNING),
     Check("dead letters", "how many, of what; from 100 in an hour, or 90 % of `dead_max`", Level.WARNING),

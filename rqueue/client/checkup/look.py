@@ -30,6 +30,7 @@ COUNTED: Final = 2_000
 """In a queue with no more jobs than that, each id is looked for."""
 
 COUNTED_BYTES: Final = 16 * 1024 * 1024
+_FEW: Final = 3  # where Redis does not say how large its messages are, they may have a megabyte each
 LATE_MS: Final = 10_000
 RECENT_MS: Final = 3_600_000
 _PAGE: Final = 100
@@ -236,6 +237,8 @@ async def _closer(broker: Broker, look: Look, ids: set[str], *, has_marks: bool)
     timeless, bodiless = await _halves(broker, keys, counts)
     # Lists that nobody owns count too: their jobs are not lost.
     holders = [*(worker.id for worker in look.workers), *orphans]
+    total = look.waiting + sizes.scheduled + sizes.running + sum(orphans.values())
+    is_small = total <= (COUNTED if _is_told(broker, memory) else _FEW) and (memory or 0) <= COUNTED_BYTES
     return replace(
         look,
         orphans=orphans,
@@ -247,7 +250,7 @@ async def _closer(broker: Broker, look: Look, ids: set[str], *, has_marks: bool)
         timeless=timeless,
         bodiless=bodiless,
         gap=counts["messages"] - counts["scheduled"] if counts["scheduled"] > COUNTED else 0,
-        adrift=await _adrift(broker, keys, ids, sizes, memory, holders),
+        adrift=await _adrift(broker, keys, ids, holders) if is_small and len(ids) <= COUNTED else None,
         locks=await broker.dead_locks(keys, 10 * _PAGE) if counts["locks"] else {},
         letters=await _letters(broker, keys),
     )
@@ -313,7 +316,7 @@ async def _sample(broker: Broker, keys: QueueKeys, sizes: Sizes, memory: int | N
     """Both ends of each list: of large messages only a few."""
     total = sum(sizes.waiting) + sizes.scheduled + sizes.running
     mean = (memory or 0) // max(total, 1) or 1000
-    count = max(1, min(SAMPLE, SAMPLE_BYTES // mean))
+    count = max(1, min(SAMPLE, SAMPLE_BYTES // mean)) if _is_told(broker, memory) else _FEW
     sample: list[Seen] = []
     for level, length in enumerate(sizes.waiting):
         if not length:
@@ -337,14 +340,14 @@ async def _halves(broker: Broker, keys: QueueKeys, counts: Mapping[str, int]) ->
     return frozenset(timeless), frozenset(bodiless)
 
 
-async def _adrift(
-    broker: Broker, keys: QueueKeys, ids: set[str], sizes: Sizes, memory: int | None, holders: Iterable[str]
-) -> frozenset[str] | None:
-    """Which of the ids are in no list, as far as there are few enough jobs to read them all."""
-    total = sum(sizes.waiting) + sizes.scheduled + sizes.running
-    if total > COUNTED or (memory or 0) > COUNTED_BYTES or len(ids) > COUNTED:
-        return None
-    for level in range(len(sizes.waiting)):
+def _is_told(broker: Broker, memory: int | None) -> bool:
+    """Whether it is known how large the messages are; in memory it does not matter."""
+    return memory is not None or broker.endpoint.is_memory
+
+
+async def _adrift(broker: Broker, keys: QueueKeys, ids: set[str], holders: Iterable[str]) -> frozenset[str]:
+    """Which of the ids are in no list."""
+    for level in range(len(keys.lists)):
         ids -= _ids([raw async for raw in _list(broker, keys, level)])
     cursor = 0
     while ids:

@@ -156,8 +156,11 @@ def waiting(look: Look, _: Surroundings) -> Findings:
 
 
 def overdue(look: Look, _: Surroundings) -> Findings:
-    """Scheduled jobs that are late."""
+    """Scheduled jobs, and schedules, that are late."""
     late = look.count("overdue")
+    if (unticked := look.count("unticked")) and look.is_served:
+        text = f"{unticked} periodic schedule(s) should have ticked over a minute ago, though workers serve the queue"
+        yield Finding("overdue", Level.PROBLEM, text, look.keys.name, "look at the workers' logs: ticking fails")
     if not late or not look.is_served or look.first_due is None or look.first_due[1] < LATE_MS:
         return
     job_id, ms = look.first_due

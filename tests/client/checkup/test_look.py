@@ -6,6 +6,7 @@ import pytest
 
 from rqueue.client.checkup.census import Found
 from rqueue.client.checkup.look import COUNTED, SAMPLE, Look, Registered, Seen, look_at
+from rqueue.errors import BrokerError
 from rqueue.wire.keys import Keys
 from rqueue.wire.message import Header
 
@@ -64,6 +65,24 @@ async def test_of_large_messages_few_are_read(redis_url):
     assert seen.largest > 300_000
     assert seen.memory is not None
     assert seen.memory > 9_000_000
+
+
+async def test_where_redis_does_not_say_how_large_they_are_few_are_read(redis_url, monkeypatch):
+    """An ACL may forbid MEMORY: then each message may have a megabyte."""
+    from rqueue import RQueue
+
+    async with RQueue(redis_url) as app:
+        broker = app.session().broker
+        await broker._link.call(b"LPUSH", KEYS.main, *(message(f"{number}") for number in range(40)))
+        await broker._link.call(b"SADD", KEYS.jobs, "lost")
+        assert (await look_at(broker, KEYS, Found())).adrift == {"lost"}
+
+        async def refuse(*_: object) -> int:
+            raise BrokerError("this user has no permissions")
+
+        monkeypatch.setattr(type(broker), "memory", refuse)
+        seen = await look_at(broker, KEYS, Found())
+    assert (seen.memory, seen.adrift, len(seen.sample)) == (None, None, 6)
 
 
 async def test_the_next_job_is_the_one_before_the_tokens(look, call):

@@ -259,6 +259,13 @@ def test_a_pause_that_is_half_done(what: str, words: str):
     assert finding.advice == f"rqueue pause {words}, or rqueue resume {words}"
 
 
+def test_a_schedule_that_does_not_tick():
+    ((level, text),) = told("overdue", look(counts={"unticked": 2}, workers=[LIVE]))
+    assert level is Level.PROBLEM
+    assert text.startswith("2 periodic schedule(s) should have ticked")
+    assert told("overdue", look(counts={"unticked": 2})) == []
+
+
 def test_many_ids_are_compared_by_their_number():
     assert told("lost jobs", look(counts={"jobs": 3000, "scheduled": 2950})) == []
     ((level, text),) = told("lost jobs", look(counts={"jobs": 3000, "scheduled": 2000}))
