@@ -16,6 +16,7 @@ from rqueue.errors import ConfigError
 from rqueue.wire.keys import check_queue_name
 
 if TYPE_CHECKING:
+    from rqueue.client.checkup.finding import Finding
     from rqueue.worker.worker import Worker
 
 Durability = Literal["memory", "replicated", "fsync"]
@@ -133,6 +134,29 @@ class RQueue(Client):
             **more,
         )
         return Worker(self, config)
+
+    async def doctor(self, *, fix: bool = False) -> list[Finding]:
+        """Look for what is wrong with Redis, the queues and the workers: ``rqueue doctor``.
+
+        Args:
+            fix: do what is safe about it; what was done is in the findings.
+
+        Returns:
+            The findings, the worst first; a check that found nothing has one of the level OK.
+
+        Raises:
+            BrokerUnavailable: Redis cannot be reached.
+        """
+        # An operator's question: neither a web process nor a worker loads its answers.
+        from rqueue.client.checkup.doctor import Doctor
+
+        doctor = Doctor(self)
+        findings = await doctor.examine()
+        if not fix:
+            return findings
+        from rqueue.worker.reaper import for_operators
+
+        return await doctor.fix(findings, for_operators(self, doctor.queues).reap)
 
 
 def _named(queues: Sequence[Queue | str]) -> dict[str, Queue]:

@@ -32,6 +32,7 @@ LUA_LINES = 60
 # Who may import what inside a function: (importer or its package, imported or its package) -> why not at the top.
 LAZY_IMPORTS = {
     ("rqueue.app", "rqueue.worker"): "a web process never loads the worker",
+    ("rqueue.app", "rqueue.client.checkup"): "an operator's question, which no other process asks",
     ("rqueue", "rqueue.public"): "a supervisor is half as large without",
     ("rqueue.broker", "fakeredis"): "the memory extra",
     ("rqueue.supervisor.served", "rqueue.supervisor.custody"): "a supervisor is half as large until a process ends",

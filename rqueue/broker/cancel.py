@@ -65,7 +65,8 @@ class Stopping(Calls):
             return []
         ids = [member.removeprefix(b"job:") for member in found]
         alive = await self._link.call(b"SMISMEMBER", keys.jobs, *ids)
-        return [job_id.decode() for job_id, is_alive in zip(ids, alive, strict=True) if not is_alive]
+        ended = (job_id for job_id, is_alive in zip(ids, alive, strict=True) if not is_alive)
+        return [job_id.decode("utf-8", "surrogateescape") for job_id in ended]
 
     async def waiting(self, keys: QueueKeys, level: int, start: int, count: int) -> list[bytes]:
         """Some messages of a waiting list, the newest first, tokens among them."""

@@ -50,7 +50,8 @@ class Scheduling(Calls):
     async def scheduled(self, keys: QueueKeys, limit: int) -> list[tuple[str, int]]:
         """The queue's next scheduled jobs: id, and when it is due in ms since the epoch."""
         flat = await self._link.call(b"ZRANGE", keys.scheduled, 0, limit - 1, b"WITHSCORES")
-        return [(name.decode(), int(float(due))) for name, due in zip(flat[::2], flat[1::2], strict=True)]
+        pairs = zip(flat[::2], flat[1::2], strict=True)
+        return [(name.decode("utf-8", "surrogateescape"), int(float(due))) for name, due in pairs]
 
     async def scheduled_messages(self, keys: QueueKeys, cursor: int) -> tuple[int, list[bytes]]:
         """One step through the messages of the scheduled jobs; the cursor to go on with is 0 at the end."""

@@ -40,7 +40,13 @@ MEANINGS: Final = (
     "3 Redis cannot be reached or refuses, 4 not found, 5 the job has not ended (in time), or a worker has not "
     "answered."
 )
-"""For the help of every command."""
+"""For the help of every command but ``doctor``."""
+
+CHECKUP_MEANINGS: Final = (
+    "Exit codes: 0 nothing was found, or notes; 1 warnings; 2 problems (or wrong usage or configuration); "
+    "3 Redis cannot be reached or refuses. What was fixed does not count."
+)
+"""For the help of ``doctor``: how bad what was found is, from 0 to 2."""
 
 # The first that fits counts: a subclass stands before its parent.
 _CODES: Final[tuple[tuple[type[RQueueError], Code], ...]] = (

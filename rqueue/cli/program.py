@@ -13,8 +13,9 @@ from rqueue.cli import dead, demo, jobs, queues, schedule
 from rqueue.cli.bench import bench
 from rqueue.cli.cancel import cancel
 from rqueue.cli.control import control
+from rqueue.cli.doctor import doctor
 from rqueue.cli.events import events
-from rqueue.cli.exits import MEANINGS, code_of
+from rqueue.cli.exits import CHECKUP_MEANINGS, MEANINGS, code_of
 from rqueue.cli.health import health
 from rqueue.cli.inspect import inspect
 from rqueue.cli.output import fail
@@ -80,6 +81,7 @@ for _command in (
     health,
 ):
     program.command(epilog=MEANINGS)(_command)
+program.command(epilog=CHECKUP_MEANINGS)(doctor)
 program.add_typer(dead.commands, name="dead")
 program.add_typer(schedule.commands, name="schedule")
 program.command(epilog=MEANINGS)(queues.purge)

@@ -41,6 +41,11 @@ class RedisClock:
         """Redis's time, in ms since the epoch; off by at most the round trip in which it was observed."""
         return int(self._elapsed() * 1000) + self._offset_ms if self.is_observed else self._local()
 
+    @property
+    def apart_ms(self) -> int:
+        """This machine's clock less Redis's, as last observed."""
+        return self._local() - self.now_ms()
+
     def observe(self, redis_ms: int) -> None:
         """Take note of what Redis said the time is."""
         self._offset_ms = redis_ms - int(self._elapsed() * 1000)

@@ -157,6 +157,21 @@ class Keys:
             return None
         return queue.decode(errors="replace"), job_id.decode(errors="replace")
 
+    def parts_of(self, name: bytes) -> tuple[str, str, str] | None:
+        """A queue's key taken apart: the queue, what the key is, and whose; None when it is no queue's.
+
+        ``rqueue:{email}:result:x`` is ``("email", "result", "x")``, the main list ``("email", "", "")``.
+        """
+        start = f"{self.namespace}:{{".encode()
+        queue, found, rest = name.removeprefix(start).partition(b"}")
+        if not name.startswith(start) or not found or rest[:1] not in (b"", b":"):
+            return None
+        queue_name, text = queue.decode("utf-8", "surrogateescape"), rest[1:].decode("utf-8", "surrogateescape")
+        if not _QUEUE_NAME.fullmatch(queue_name):
+            return None
+        part, _, whose = text.partition(":")
+        return queue_name, part, whose
+
     def queue(self, name: str) -> QueueKeys:
         """The keys of one queue.
 

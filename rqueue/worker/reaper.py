@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from rqueue.broker.broker import Broker, Done
+from rqueue.client.client import Client
 from rqueue.client.options import TaskOptions
 from rqueue.client.registry import Registry
 from rqueue.client.stops import forget
@@ -105,7 +108,14 @@ class Reaper:
         await self._prune([keys for keys, _ in found])
         dead = [(keys, worker) for (name, worker), keys in overdue.items() if (name, worker) in self._seen]
         self._seen = set(overdue)
-        moved, gone = 0, [*dead, *orphans]
+        return await self.reap([*dead, *orphans])
+
+    async def reap(self, gone: Sequence[tuple[QueueKeys, str]]) -> int:
+        """Take back what workers have left whose lease ran out, or that are not registered; how many messages.
+
+        Nothing of a worker whose lease has not run out is moved: the step asks once more. May be repeated.
+        """
+        moved = 0
         # Asked before anything is moved: a job of one queue may explain the loss of another queue's.
         charged = {worker: await self._charged(worker) for worker in {worker for _, worker in gone}}
         for keys, worker in gone:
@@ -292,3 +302,14 @@ class Reaper:
             return None, TaskOptions()
         task = self._tasks.find(call.task)
         return call, task.defaults if task is not None else TaskOptions()
+
+
+def for_operators(client: Client, queues: Sequence[QueueKeys]) -> Reaper:
+    """A reaper that is told whom to reap.
+
+    It makes no dead letters: how many workers a job may cost, workers say, and it does not know their settings. Such a
+    job goes back with its loss, and the next worker that it costs has it buried.
+    """
+    config = replace(WorkerConfig(), max_deliveries=sys.maxsize)
+    broker, limits = client.session().broker, client.config.limits
+    return Reaper(broker, queues, client.tasks, Judge(limits, config, broker.clock.now_ms), limits, config)

@@ -506,6 +506,7 @@ class Worker:
                 "heartbeat": self._config.heartbeat_s,
                 "block": self._config.longest_block_s,
                 "beat": self._broker.clock.now_ms(),
+                "clock": self._broker.clock.apart_ms,
                 "fetched": self._fetched_ms(),
             }
         )

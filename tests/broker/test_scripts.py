@@ -17,7 +17,7 @@ VERBS = {move.verb for move in LIFECYCLE} | {*WORKER_VERBS, *OTHER_VERBS}
 
 OTHER_TESTS = {
     *("broker", "calls", "cluster", "durable", "endpoint", "full", "link", "pulse", "router", "scripts", "sentinel"),
-    *("subscription", "upkeep"),
+    *("subscription", "survey", "upkeep"),
 }
 
 GOOD = """\

@@ -43,6 +43,7 @@ def test_it_is_a_module(directory):
         ),
         *(["schedule", "list"], ["schedule", "add", "n", "a.b", "--every", "5"], ["schedule", "trigger", "n"]),
         ["bench"],
+        *(["doctor"], ["doctor", "--fix"]),
     ],
     ids=" ".join,
 )

@@ -34,6 +34,7 @@ from rqueue import RQueue
 from rqueue.cli.program import program
 from rqueue.cli.worker import _CONCURRENCY
 from rqueue.client.admin import Admin
+from rqueue.client.checkup.finding import CHECKS
 from rqueue.client.options import CallKwargs, TaskKwargs
 from rqueue.config import POOLS, WorkerConfig
 from rqueue.supervisor.settings import FleetSettings
@@ -420,6 +421,19 @@ async def test_workers_are_asked_from_python(unpack):
     assert lines == ["running 0 ('default',)", "{'slots': 5, 'was': 3}", "0 silent"]
 
 
+async def test_a_checkup_from_python(unpack):
+    unpack(OPERATIONS)
+    printed = await asyncio.to_thread(run, sys.executable, "nightly.py")
+    assert "persistence  a crash or a restart of Redis costs every job and result" in printed
+
+
+def test_the_table_of_checks_is_the_doctors():
+    """Breaks when a check is added or changed, and its row is not."""
+    table = OPERATIONS.read_text(encoding="utf-8").partition("<!-- checks -->")[2].partition("<!-- /checks -->")[0]
+    told = [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in table.strip().split("\n")[2:]]
+    assert told == [(each.name, each.asks, each.worst.name.lower(), each.fix) for each in CHECKS]
+
+
 async def test_a_queue_is_paused_from_python(unpack):
     unpack(OPERATIONS)
     first, last = (await asyncio.to_thread(run, sys.executable, "maintenance.py")).splitlines()
@@ -530,6 +544,8 @@ def test_the_commands_of_operations_are_understood(redis_url, monkeypatch):
         "dead retry": 0,
         "dead purge": 0,
         "health": 1,
+        "doctor": 1,  # the tests' server keeps nothing
+        "doctor --fix": 1,
         "bench --rounds": 0,
     }
 

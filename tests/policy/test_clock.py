@@ -65,3 +65,10 @@ def test_elapsed_time_never_goes_back_and_is_in_seconds():
     assert sorted(marks) == marks
     assert before <= marks[0]
     assert abs((after - before) - (ended - begun)) < 0.5
+
+
+def test_how_far_the_machines_clock_is_from_redis():
+    clock = RedisClock(ManualClock(5_000))
+    assert clock.apart_ms == 0
+    clock.observe(3_000)
+    assert clock.apart_ms == 2_000

@@ -96,6 +96,23 @@ def test_a_worker_is_found_in_its_lists_name(queue: str, worker: str):
     assert keys.worker_of(keys.processing(worker)) == worker
 
 
+def test_a_key_is_taken_apart():
+    keys = Keys("ns:x")
+    email = keys.queue("email")
+    made = {
+        email.main: ("email", "", ""),
+        email.lists[10]: ("email", "p10", ""),
+        email.workers: ("email", "workers", ""),
+        email.letters: ("email", "dead", "letters"),
+        email.processing("h:1:a"): ("email", "processing", "h:1:a"),
+        email.result("a:{b}"): ("email", "result", "a:{b}"),
+        email.processing("\udcff"): ("email", "processing", "\udcff"),
+    }
+    assert {name: keys.parts_of(name) for name in made} == made
+    others = [keys.queues, keys.paused, b"ns:x:{a b}:p1", b"ns:x:{a", b"ns:x:{a}b", b"ns:y:{a}", b"ns:x:{}:p1"]
+    assert [keys.parts_of(name) for name in others] == [None] * len(others)
+
+
 def test_the_keys_of_a_queue_are_made_once():
     keys = Keys()
     assert keys.queue("email") is keys.queue("email")

@@ -7,6 +7,7 @@ import pytest
 from rqueue.broker.broker import Done
 from rqueue.errors import BrokerError, BrokerUnavailable
 from rqueue.wire.record import decode_record
+from rqueue.worker.reaper import for_operators
 
 
 @pytest.fixture
@@ -243,3 +244,24 @@ async def test_stops_of_nobody_are_forgotten_once_a_minute(parts, broker, keys, 
     for _ in range(12):
         await worker.reaper.tick()
     assert set(await broker._link.call(b"ZRANGE", keys.stops, 0, -1)) == {b"job:b", b"queue"}
+
+
+async def test_an_operators_reaper_buries_nobody(ghost, app, broker, keys, message, letters):
+    """How many workers a job may cost, it does not know. Breaks when a fleet's own limit is another one."""
+    dead = await ghost(broker)
+    await broker._link.call(b"LPUSH", keys.main, message("a", losses=7))
+    await dead.claim()
+    await dead.start("a")
+    await dead.die()
+    reaper = for_operators(app, [keys])
+    assert await reaper.reap([(keys, dead.id)]) == 1
+    assert await broker._link.call(b"LRANGE", keys.main, 0, -1) == [message("a", losses=8)]
+    assert await letters(broker) == []
+
+
+async def test_an_operators_reaper_leaves_the_living_alone(ghost, app, broker, keys, message, held_in):
+    alive = await ghost(broker)
+    await broker._link.call(b"LPUSH", keys.main, message("a"))
+    await alive.claim()
+    assert await for_operators(app, [keys]).reap([(keys, alive.id)]) == 0
+    assert await held_in(broker, keys, alive.id) == [message("a")]

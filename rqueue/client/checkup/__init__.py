@@ -1,0 +1,1 @@
+"""``rqueue doctor``: what is looked at, what is found, and what is done about it."""
