@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -13,6 +14,7 @@ from rqueue.client.options import Seconds, seconds
 from rqueue.config import AppConfig, Limits, Queue, WorkerConfig
 from rqueue.errors import ConfigError
 from rqueue.wire.keys import check_queue_name
+from rqueue.wire.seal import Keyring
 
 if TYPE_CHECKING:
     from rqueue.worker.worker import Worker
@@ -33,6 +35,10 @@ class RQueue(Client):
         dead_max: dead letters kept for each queue.
         dead_ttl: seconds a dead letter is kept.
         enqueue_timeout: seconds that ``enqueue`` tries to reach Redis; at most 60.
+        signing_keys: messages, schedules, results and requests to workers are signed with the first of these keys, and
+            what none of them has signed is refused. 32 bytes each, or their base64. Default: ``RQUEUE_SIGNING_KEYS``.
+        encryption_keys: the same, and they are encrypted. Default: ``RQUEUE_ENCRYPTION_KEYS``.
+        allow_unsigned: take also what is not signed, while keys are rolled out. Default: ``RQUEUE_ALLOW_UNSIGNED``.
         eager: run each job where it is enqueued, through the same encoding; for tests.
         lifespan: a function of the app that gives an async context manager, or an async generator function: entered
             as a worker starts, before it takes a job, and left after its last one.
@@ -53,6 +59,9 @@ class RQueue(Client):
         dead_max: int = _LIMITS.dead_max,
         dead_ttl: Seconds = _LIMITS.dead_ttl_s,
         enqueue_timeout: Seconds = _LIMITS.enqueue_timeout_s,
+        signing_keys: Sequence[str | bytes] | None = None,
+        encryption_keys: Sequence[str | bytes] | None = None,
+        allow_unsigned: bool | None = None,
         eager: bool = False,
         lifespan: Callable[[RQueue], AbstractAsyncContextManager[object] | AsyncIterator[object]] | None = None,
     ) -> None:
@@ -63,16 +72,10 @@ class RQueue(Client):
             dead_ttl_s=seconds(dead_ttl, "dead_ttl"),
             enqueue_timeout_s=seconds(enqueue_timeout, "enqueue_timeout"),
         )
-        if isinstance(queues, str):
-            raise ConfigError(f"queues {queues!r}: a list of queues")
-        named: dict[str, Queue] = {}
-        for given in queues or ("default",):
-            queue = given if isinstance(given, Queue) else Queue(given)
-            if queue.name in named:
-                raise ConfigError(f"queue {queue.name!r}: named twice")
-            named[queue.name] = queue
+        named = _named(queues)
         pairs = tuple((pattern, check_queue_name(queue)) for pattern, queue in (routes or {}).items())
-        super().__init__(Endpoint(url), AppConfig(namespace, named, pairs, limits))
+        keyring = Keyring.of(signing_keys, encryption_keys, allow_unsigned, os.environ)
+        super().__init__(Endpoint(url), AppConfig(namespace, named, pairs, limits), keyring)
         if lifespan is not None and not callable(lifespan):
             raise ConfigError(f"lifespan {lifespan!r}: a function of the app that gives an async context manager")
         self.lifespan = lifespan
@@ -130,3 +133,15 @@ class RQueue(Client):
             **more,
         )
         return Worker(self, config)
+
+
+def _named(queues: Sequence[Queue | str]) -> dict[str, Queue]:
+    if isinstance(queues, str):
+        raise ConfigError(f"queues {queues!r}: a list of queues")
+    named: dict[str, Queue] = {}
+    for given in queues or ("default",):
+        queue = given if isinstance(given, Queue) else Queue(given)
+        if queue.name in named:
+            raise ConfigError(f"queue {queue.name!r}: named twice")
+        named[queue.name] = queue
+    return named
