@@ -74,10 +74,11 @@ class Endpoint:
                     url, retry=AsyncRetry(NoBackoff(), 0), **options
                 )
                 self._sync_pool = redis.ConnectionPool.from_url(url, retry=SyncRetry(NoBackoff(), 0), **options)
-        except ValueError:
+                self._async_pool.make_connection()  # an option that it does not know is refused here, not by each use
+        except (ValueError, TypeError, redis.exceptions.RedisError):
             # Its text is not shown: it may quote the password.
             raise ConfigError(
-                f"url {self.shown!r}: malformed; write redis://user:password@host:port/db, "
+                f"url {self.shown!r}: malformed, or with an option that is none; write redis://user:password@host:port/db, "
                 "with / ? # and @ in the password percent-encoded"
             ) from None
 

@@ -9,7 +9,7 @@ from redis.connection import AbstractConnection
 
 from rqueue.broker.broker import renewal
 from rqueue.broker.endpoint import Endpoint
-from rqueue.broker.link import NoScript, is_elsewhere, translate
+from rqueue.broker.link import NoScript, is_elsewhere, refusal, translate
 from rqueue.errors import BrokerUnavailable
 from rqueue.wire.keys import QueueKeys
 
@@ -26,6 +26,7 @@ class Pulse:
         self._endpoint = endpoint
         self._timeout_s = timeout_s
         self._connection: AbstractConnection | None = None
+        self._is_new = True
 
     def renew(self, queues: Sequence[QueueKeys], worker: str, lease_s: float, card: bytes) -> bool:
         """Renew the lease; false when the worker is not registered any more. May be repeated.
@@ -49,14 +50,18 @@ class Pulse:
     def _ask(self, *command: bytes | str | int) -> object:
         try:
             if self._connection is None:
+                self._is_new = True
                 self._connection = self._endpoint.sync_connection(self._timeout_s)
                 self._connection.connect()  # type: ignore[no-untyped-call]
             self._connection.send_command(*command)  # type: ignore[no-untyped-call]
-            return self._connection.read_response()
+            reply: object = self._connection.read_response()
         except redis.exceptions.ResponseError as exc:
             if is_elsewhere(exc):
                 self.close()
             raise translate(exc) from None
         except (redis.exceptions.RedisError, OSError) as exc:
+            text = refusal(exc, self._connection) if self._is_new else str(exc)
             self.close()
-            raise BrokerUnavailable(f"Redis cannot be reached: {exc}") from None
+            raise BrokerUnavailable(f"Redis cannot be reached: {text}") from None
+        self._is_new = False
+        return reply
