@@ -30,7 +30,9 @@ _SCHEMES = {
     "memory": "memory",
 }
 # A place without credentials: host, port, path and options, or a socket's path.
-_PLAIN = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]*)(:\d{1,5})?(/[^?#@:]*)?(\?[^#@]*)?")
+_HOST = r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]*)(:\d{1,5})?"
+_PLAIN = re.compile(rf"{_HOST}(,{_HOST})*(/[^?#@:]*)?(\?[^#@]*)?")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9]*(\+[A-Za-z]+)?")
 _USER = re.compile(r"[A-Za-z0-9._-]*:")
 _memory_servers: dict[str, Any] = {}
 _memory_lock = threading.Lock()
@@ -78,8 +80,8 @@ class Endpoint:
         except (ValueError, TypeError, redis.exceptions.RedisError):
             # Its text is not shown: it may quote the password.
             raise ConfigError(
-                f"url {self.shown!r}: malformed, or with an option that is none; write redis://user:password@host:port/db, "
-                "with / ? # and @ in the password percent-encoded"
+                f"url {self.shown!r}: malformed, or an option of it is none; write "
+                "redis://user:password@host:port/db, with / ? # and @ in the password percent-encoded"
             ) from None
 
     def move_clock(self, key: bytes | None) -> None:
@@ -103,11 +105,12 @@ class Endpoint:
 def redacted(url: str) -> str:
     """The URL without password and query, for logs and errors, whatever is wrong with it."""
     scheme, separator, rest = url.partition("://")
-    if not separator or not scheme.isalnum():
+    if not separator or not _SCHEME.fullmatch(scheme):
         return "…"
-    # A password may hold any of / ? # @ where somebody forgot to escape it: nothing before the last @ is shown.
-    _, at, host = rest.rpartition("@")
-    if not at and any(mark in rest for mark in ":?#") and not _PLAIN.fullmatch(rest):
+    # A password may hold any of / ? # @ where somebody forgot to escape it: nothing before the last @ is shown, and
+    # nothing after a ?, where it may be an option as well. What is left must look like a place.
+    credentials, at, host = rest.rpartition("@")
+    if not _PLAIN.fullmatch(host) or "?" in credentials or "#" in credentials:
         return f"{scheme}://…"
     user = rest.partition(":")[0] if _USER.match(rest) else ""
     return f"{scheme}://{user + ':***@' if at else ''}{host.partition('?')[0]}"
