@@ -2,9 +2,14 @@
 
 import ast
 import asyncio
+import base64
 import io
 import json
 import logging
+import os
+import re
+import subprocess
+import sys
 import traceback
 from pathlib import Path
 from urllib.parse import quote
@@ -217,3 +222,16 @@ async def test_only_registered_tasks_run(redis_url, name, tmp_path):
             with pytest.raises(rqueue.JobFailed, match="UnknownTask"):
                 await app.job("bad").result(5)
         assert not mark.exists()
+
+
+def test_the_pages_program_runs(redis_url, tmp_path):
+    """docs/security.md's own; its key is made as the page says."""
+    page = (PACKAGE.parent / "docs" / "security.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```python file=shop.py\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "shop.py").write_text(text.replace("redis://localhost:6379/0", redis_url))
+    key = base64.b64encode(os.urandom(32)).decode()
+    environment = os.environ | {"SHOP_KEY": key, "PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run(
+        [sys.executable, tmp_path / "shop.py"], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout.strip(), done.returncode) == ("1999", 0), done.stderr

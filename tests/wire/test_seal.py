@@ -1,8 +1,10 @@
 """seal: what our keys made is opened for its place, to the byte, and nothing else is."""
 
 import base64
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -268,3 +270,14 @@ def test_without_the_extra_encryption_says_what_to_install():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "rqueue[crypto]" in done.stdout
+
+
+def test_the_wire_formats_own_words_sign_as_we_do():
+    """What the page gives to other producers. Breaks when the page or the code says something else."""
+    page = Path(__file__).parents[2] / "docs" / "wire-format.md"
+    told = re.search(r"<!-- sign -->\n```python skip\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert told is not None
+    names: dict[str, Any] = {}
+    exec(told[1], names)  # the page is ours
+    body = Message.parse(RAW).body
+    assert b"1 9 0 2 0 order-17 " + names["signed"](OLD, b"email", b"order-17", body) == stored(SIGNS)
