@@ -119,6 +119,8 @@ def test_what_is_shown_of_a_url(url, shown):
         f"//:{SECRET}@host",
         f"redis:/:{SECRET}@host",
         f"redis::{SECRET}@host",
+        f"redis://host/0?password=x@{SECRET}",
+        f"redis://host/0#x@{SECRET}",
         f"redis://:{SECRET}/x@host:6379",  # not percent-encoded
         f"redis://:{SECRET}#x@host:6379",
         f"redis://:{SECRET}?x@host:6379",

@@ -1,5 +1,5 @@
-"""Invariant 15, only our own: with keys, whoever can write to Redis cannot make a worker run anything, nor make a client
-believe a result; what is refused is a dead letter, stops nothing and harms no neighbour.
+"""Invariant 15, only our own: with keys, whoever can write to Redis cannot make a worker run anything, nor make a
+client believe a result; what is refused is a dead letter, stops nothing and harms no neighbour.
 
 Seen to fail with `Fetcher._read` that does not open, with `Keyring.open` that takes what has no seal, with a place
 without its queue or its id, and with a `Ticker` that reads schedules as they stand.
@@ -16,12 +16,21 @@ from rqueue import JobFailed, JobRevoked, NotAuthentic, RQueue, State, cron, eve
 from rqueue.client.admin import Admin
 from rqueue.client.inspector import Inspector
 from rqueue.client.letters import Changes
+from rqueue.config import WorkerConfig
+from rqueue.supervisor.custody import Custody, introduction
 from rqueue.testing import moving_clock
 from rqueue.wire.control import ControlRequest
+from rqueue.wire.message import Message
 from rqueue.wire.periodic import Entry
 from rqueue.wire.seal import seal_request
 
 OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
+
+
+@pytest.fixture
+def url(redis_url):
+    """One kind of store is enough: none of them knows of seals."""
+    return redis_url
 
 
 @pytest.fixture(params=["signing_keys", "encryption_keys"])
@@ -306,6 +315,26 @@ async def test_eager_jobs_are_sealed_as_well(new_app):
     async with new_app(eager=True) as app:
         job = await app.pay.enqueue("eager", fail="once")
         assert await job.result(5) == {"paid": "eager"}
+
+
+async def test_a_supervisor_has_the_keys_from_its_processes(app, call, main):
+    """It takes back what a dead process held, and settles in its name: a job that has cost too many is a letter."""
+    async with app:
+        job, keys = await app.pay.enqueue("held"), app.keys.queue("default")
+        broker = app.session().broker
+        await broker.register(keys, "dead", 15)
+        await call("RPOPLPUSH", main, keys.processing("dead"))
+        (raw,) = await call("LRANGE", keys.processing("dead"), 0, -1)
+        lost = Message.parse(raw).changed(losses=2).raw
+        await call("LSET", keys.processing("dead"), 0, lost)
+        await call("SADD", keys.started("dead"), job.id)
+        await call("ZADD", keys.workers, 1, "dead")
+        custody = Custody(json.loads(json.dumps(introduction(app, WorkerConfig(queues=("default",))))), WorkerConfig())
+        await custody.take_back("dead")
+        await custody.close()
+        with pytest.raises(JobFailed, match="WorkerLost"):
+            await job.result(5)
+        assert (await letters(app))[job.id].task == "pay"
 
 
 def test_keys_stand_in_no_repr(app):
