@@ -14,6 +14,7 @@ from rqueue.client.options import Seconds, seconds
 from rqueue.config import AppConfig, Limits, Queue, WorkerConfig
 from rqueue.errors import ConfigError
 from rqueue.wire.keys import check_queue_name
+from rqueue.wire.seal import Keyring
 
 if TYPE_CHECKING:
     from rqueue.client.checkup.finding import Finding
@@ -41,6 +42,10 @@ class RQueue(Client):
         durability: when an enqueue is confirmed: once Redis has it in memory, once it is ``replicated``, or once it is
             on disk (``fsync``). Default: ``RQUEUE_DURABILITY``, else ``memory``.
         replicas: how many replicas must have it, if it is to be replicated.
+        signing_keys: messages, schedules, results and requests to workers are signed with the first of these keys, and
+            what none of them has signed is refused. 32 bytes each, or their base64. Default: ``RQUEUE_SIGNING_KEYS``.
+        encryption_keys: the same, and they are encrypted. Default: ``RQUEUE_ENCRYPTION_KEYS``.
+        allow_unsigned: take also what is not signed, while keys are rolled out. Default: ``RQUEUE_ALLOW_UNSIGNED``.
         eager: run each job where it is enqueued, through the same encoding; for tests.
         lifespan: a function of the app that gives an async context manager, or an async generator function: entered
             as a worker starts, before it takes a job, and left after its last one.
@@ -63,6 +68,9 @@ class RQueue(Client):
         enqueue_timeout: Seconds = _LIMITS.enqueue_timeout_s,
         durability: Durability | None = None,
         replicas: int = _LIMITS.replicas,
+        signing_keys: Sequence[str | bytes] | None = None,
+        encryption_keys: Sequence[str | bytes] | None = None,
+        allow_unsigned: bool | None = None,
         eager: bool = False,
         lifespan: Callable[[RQueue], AbstractAsyncContextManager[object] | AsyncIterator[object]] | None = None,
     ) -> None:
@@ -76,7 +84,8 @@ class RQueue(Client):
             replicas=replicas,
         )
         pairs = tuple((pattern, check_queue_name(queue)) for pattern, queue in (routes or {}).items())
-        super().__init__(Endpoint(url), AppConfig(namespace, _named(queues), pairs, limits))
+        keyring = Keyring.of(signing_keys, encryption_keys, allow_unsigned, os.environ)
+        super().__init__(Endpoint(url), AppConfig(namespace, _named(queues), pairs, limits), keyring)
         if lifespan is not None and not callable(lifespan):
             raise ConfigError(f"lifespan {lifespan!r}: a function of the app that gives an async context manager")
         self.lifespan = lifespan

@@ -45,6 +45,10 @@ class MalformedMessage(RQueueError, ValueError):
     """Bytes that were found in a list are not a message; the text says why."""
 
 
+class NotAuthentic(MalformedMessage):
+    """What was found in Redis is not signed or encrypted by any of the app's keys, for where it was found."""
+
+
 # Storage
 
 

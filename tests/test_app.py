@@ -91,7 +91,7 @@ def test_a_wrong_url_is_refused_without_its_password(url):
 
 
 def test_a_password_is_never_shown():
-    assert repr(RQueue("redis://user:secret@host:1/2?x=secret")) == "RQueue('redis://user:***@host:1/2')"
+    assert repr(RQueue("redis://user:secret@host:1/2?client_name=secret")) == "RQueue('redis://user:***@host:1/2')"
 
 
 @pytest.mark.parametrize(

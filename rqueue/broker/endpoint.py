@@ -37,8 +37,7 @@ _WITH_CLUSTERS = ("redis", "rediss", "valkey", "valkeys")
 # A place without credentials: hosts and ports, path and options, or a socket's path.
 _HOST = r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]*)(:\d{1,5})?"
 _PLAIN = re.compile(rf"{_HOST}(,{_HOST})*(/[^?#@:]*)?(\?[^#@]*)?")
-_SCHEME = re.compile(r"[A-Za-z0-9]+(\+[A-Za-z0-9]+)?")
-_QUERY = re.compile(r"\?\w+=")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9]*(\+[A-Za-z]+)?")
 _USER = re.compile(r"[A-Za-z0-9._-]*:")
 _memory_servers: dict[str, Any] = {}
 _memory_lock = threading.Lock()
@@ -93,10 +92,11 @@ class Endpoint:
                     place, retry=AsyncRetry(NoBackoff(), 0), **options
                 )
                 self._sync_pool = redis.ConnectionPool.from_url(place, retry=SyncRetry(NoBackoff(), 0), **options)
-        except ValueError:
+                self._async_pool.make_connection()  # an option that it does not know is refused here, not by each use
+        except (ValueError, TypeError, redis.exceptions.RedisError):
             # Its text is not shown: it may quote the password.
             raise ConfigError(
-                f"url {self.shown!r}: malformed; write {_form(scheme)}, "
+                f"url {self.shown!r}: malformed, or an option of it is none; write {_form(scheme)}, "
                 "with / ? # and @ in the password percent-encoded"
             ) from None
 
@@ -156,11 +156,10 @@ def redacted(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if not separator or not _SCHEME.fullmatch(scheme):
         return "…"
-    # A password may hold any of / ? # @ where somebody forgot to escape it: nothing before the last @ is shown.
-    before, at, host = rest.rpartition("@")
-    if _QUERY.search(before):
-        return f"{scheme}://…"  # the @ is one of an option's, and what follows it too
-    if not at and any(mark in rest for mark in ":?#") and not _PLAIN.fullmatch(rest):
+    # A password may hold any of / ? # @ where somebody forgot to escape it: nothing before the last @ is shown, and
+    # nothing after a ?, where it may be an option as well. What is left must look like a place.
+    credentials, at, host = rest.rpartition("@")
+    if not _PLAIN.fullmatch(host) or "?" in credentials or "#" in credentials:
         return f"{scheme}://…"
     user = rest.partition(":")[0] if _USER.match(rest) else ""
     return f"{scheme}://{user + ':***@' if at else ''}{host.partition('?')[0]}"

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import hiredis
+import redis.asyncio
 import redis.exceptions
 from redis.asyncio.connection import AbstractConnection, DefaultParser
 
@@ -205,7 +206,7 @@ class Link:
         self._break(BrokerUnavailable("the connection to Redis was closed"))
         if self._connection is not None:
             connection, self._connection = self._connection, None
-            await connection.disconnect()
+            await hang_up(connection)
 
     def reset(self) -> None:
         """Break the connection: what is pending fails with ReplyLost, the next command opens a new one."""
@@ -321,17 +322,20 @@ class Link:
             self._watch = loop.call_later(0.1, self._look)
 
     async def _open(self) -> AbstractConnection:
-        connection = self._new_connection()
+        connection, transport = self._new_connection(), None
         try:
             async with asyncio.timeout(self.reply_timeout_s):
                 await connection.connect()  # type: ignore[no-untyped-call]
+                transport = transport_of(connection)
                 setup: list[tuple[Argument, ...]] = [(b"CLIENT", b"ID")]
                 if self._scripts:
                     setup += [(b"SCRIPT", b"LOAD", script.source) for script in SCRIPTS.values()]
                 await connection.send_packed_command(map(pack, setup), check_health=False)
                 replies = [await _reply_or_error(connection) for _ in setup]
-        except BaseException:
-            await connection.disconnect(nowait=True)
+        except BaseException as exc:
+            await hang_up(connection, transport)
+            if isinstance(exc, redis.exceptions.RedisError | OSError):
+                raise BrokerUnavailable(refusal(exc, connection)) from None
             raise
         # An ACL may forbid both: then blocks end by their timeout, and scripts are sent whole.
         self.client_id = replies[0] if isinstance(replies[0], int) else None
@@ -358,7 +362,7 @@ class Link:
             self._break(ReplyLost(f"the connection to Redis broke before the reply: {cause}"))
             if inbox is not None and inbox.transport.get_write_buffer_size():
                 inbox.transport.abort()  # closing would wait for a server that takes no more, and so would the writer
-            await connection.disconnect(nowait=True)
+            await hang_up(connection)
 
     def _take(self, reply: Reply) -> None:
         """Give a reply to its caller; raises what ends the connection."""
@@ -465,6 +469,35 @@ class _Inbox(asyncio.Protocol):
         if not self.ended.done():
             self.ended.set_exception(error)
             self.ended.exception()  # seen: whoever reads may have been cancelled
+
+
+def refusal(error: Exception, connection: object) -> str:
+    """Why a connection could not be opened; with TLS 1.3 a server refuses a client only after the handshake."""
+    is_tls = isinstance(connection, redis.SSLConnection | redis.asyncio.SSLConnection)
+    text = str(error)
+    if not is_tls or isinstance(error, redis.exceptions.AuthenticationError) or "certificate" in text.lower():
+        return text
+    return f"{text} (where the server asks for a client's certificate: is this one, ssl_certfile, one that it takes?)"
+
+
+def transport_of(connection: object) -> Any:
+    """An open connection's transport; None where it has none, as in memory."""
+    return getattr(getattr(connection, "_writer", None), "transport", None)
+
+
+async def hang_up(connection: AbstractConnection, transport: Any = None) -> None:
+    """Close a connection without waiting for the other side.
+
+    With TLS a transport would wait for the other side's goodbye, and its loop may end before that: uvloop raises then.
+
+    Args:
+        connection: the connection.
+        transport: its transport, from before redis-py closes it by itself, as it does where a read is cancelled.
+    """
+    transport = transport or transport_of(connection)
+    if transport is not None and transport.get_extra_info("ssl_object") is not None:
+        transport.abort()
+    await connection.disconnect(nowait=True)
 
 
 async def _reply_or_error(connection: AbstractConnection) -> Reply:

@@ -10,7 +10,7 @@ from redis.connection import AbstractConnection
 from rqueue.broker.broker import renewal
 from rqueue.broker.cluster import REDIRECTS, Node, Topology, by_slot, learn_sync, slot_of_key
 from rqueue.broker.endpoint import Endpoint
-from rqueue.broker.link import Argument, NoScript, Redirected, is_elsewhere, translate
+from rqueue.broker.link import Argument, NoScript, Redirected, is_elsewhere, refusal, translate
 from rqueue.errors import BrokerError, BrokerUnavailable
 from rqueue.wire.keys import QueueKeys
 
@@ -88,6 +88,7 @@ class Pulse:
     def _ask(self, node: Node | None, *command: Argument) -> object:
         if getattr(self._connections.get(node), "is_behind", False):
             self._drop(node)  # what was the master may still say that all is well
+        is_new = node not in self._connections
         try:
             connection = self._connections.get(node) or self._connect(node)
             connection.send_command(*command)  # type: ignore[no-untyped-call]
@@ -97,8 +98,9 @@ class Pulse:
                 self._drop(node)
             raise translate(exc) from None
         except (redis.exceptions.RedisError, OSError) as exc:
+            text = refusal(exc, self._connections.get(node)) if is_new else str(exc)
             self._drop(node)
-            raise BrokerUnavailable(f"Redis cannot be reached: {exc}") from None
+            raise BrokerUnavailable(f"Redis cannot be reached: {text}") from None
 
     def _connect(self, node: Node | None) -> AbstractConnection:
         if node is None:

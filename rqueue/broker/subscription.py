@@ -9,7 +9,7 @@ from collections.abc import Callable
 import redis.exceptions
 from redis.asyncio.connection import AbstractConnection
 
-from rqueue.broker.link import Argument, pack
+from rqueue.broker.link import Argument, hang_up, pack, transport_of
 from rqueue.log import event
 
 _FIRST_PAUSE_S = 0.05
@@ -75,9 +75,11 @@ class Subscription:
         while True:
             connection = self._new_connection()
             writer: asyncio.Task[None] | None = None
+            transport = None
             try:
                 self._is_heard = False
                 await connection.connect()  # type: ignore[no-untyped-call]
+                transport = transport_of(connection)
                 self._changed = dict.fromkeys(self._wanted, True)
                 self._has_changed.set()
                 writer = asyncio.create_task(self._write(connection), name="rqueue subscription writer")
@@ -92,7 +94,7 @@ class Subscription:
                 if writer is not None:
                     writer.cancel()
                     await asyncio.wait([writer])
-                await connection.disconnect(nowait=True)
+                await hang_up(connection, transport)
 
     async def _write(self, connection: AbstractConnection) -> None:
         while True:

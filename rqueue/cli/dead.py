@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, NoReturn
 
@@ -16,7 +16,9 @@ from rqueue.cli.lookup import find_client
 from rqueue.cli.output import confirm, fail, run, show_json, show_table
 from rqueue.client.admin import Admin, DeadLetter, Retried
 from rqueue.client.letters import ChangeKwargs, Changes, FilterKwargs, error_of
+from rqueue.client.registry import Registry
 from rqueue.errors import ConfigError
+from rqueue.policy.redaction import scrubbed, shown_value
 from rqueue.wire import codec
 from rqueue.wire.keys import MAIN
 from rqueue.wire.message import Message
@@ -53,6 +55,7 @@ Expires = Annotated[
 Limit = Annotated[int, typer.Option("--limit", envvar="RQUEUE_LIMIT", min=1, help="Show so many at most.")]
 
 _SHOWN_CHARS = 60
+_VALUES: Final = ("args", "kwargs", "headers")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -66,6 +69,7 @@ def list_(
     newer_than: options.NewerThan = None,
     limit: Limit = 100,
     offset: Offset = 0,
+    show_sensitive: options.ShowSensitive = False,
     app: options.App = None,
     url: options.Url = None,
     namespace: options.Namespace = None,
@@ -75,6 +79,7 @@ def list_(
     client = find_client(app, url, namespace)
     which = _which(task, reason, error, older_than, newer_than)
     found = run(client, lambda: Admin(client).dead(queue, limit, offset=offset, **which))
+    found = found if show_sensitive else [_masked(each, client.tasks) for each in found]
     if json:
         show_json([_document(each) for each in found])
         return
@@ -89,6 +94,7 @@ def list_(
 def show(
     job_id: Id,
     raw: Raw = False,
+    show_sensitive: options.ShowSensitive = False,
     app: options.App = None,
     url: options.Url = None,
     namespace: options.Namespace = None,
@@ -102,6 +108,7 @@ def show(
     if raw:
         sys.stdout.buffer.write(found.letter.raw)
         return
+    found = found if show_sensitive else _masked(found, client.tasks)
     if json:
         show_json(_document(found))
         return
@@ -229,6 +236,26 @@ def _age_s(text: str | None) -> float | None:
     if not age_s >= 0:
         raise ConfigError(f"age {text!r}: write it as 90s, 15m, 3h or 7d")
     return age_s
+
+
+def _masked(dead: DeadLetter, tasks: Registry) -> DeadLetter:
+    """The letter without the arguments that are not to be shown; where there are none, as it is to the byte."""
+    call, letter = dead.call, dead.letter
+    if call is None:
+        return dead
+    given = (list(call.args), dict(call.kwargs or {}), call.headers)
+    args, kwargs = tasks.shown(call.task, call.args, call.kwargs or {})
+    shown = (args, kwargs, shown_value(call.headers))
+    if shown == given:
+        return dead
+    message = dead.opened or Message.parse(letter.raw)
+    fields = {name: codec.dumps(value) if value else None for name, value in zip(_VALUES, shown, strict=True)}
+    raw = Message.build(message.header, message.body).rewritten(fields).raw
+    failure = letter.failure
+    if failure is not None:
+        text, traceback = (scrubbed(each or "", given, shown) for each in (failure.message, failure.traceback))
+        failure = replace(failure, message=text, traceback=traceback or None)
+    return replace(dead, letter=replace(letter, raw=raw, failure=failure), opened=None)
 
 
 def _shown(dead: DeadLetter) -> dict[str, Any]:

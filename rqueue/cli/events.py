@@ -13,6 +13,7 @@ from rqueue.cli import options
 from rqueue.cli.lookup import find_client, warn_of_unknown_task
 from rqueue.cli.output import run, show_json
 from rqueue.client.events import Event
+from rqueue.policy.redaction import shown_value
 
 JobId = Annotated[
     str | None, typer.Argument(metavar="[JOB]", help="Only this job, from what is known of it to its end.")
@@ -58,7 +59,9 @@ async def _watch(
 
 def _show(event: Event, json: bool) -> None:
     if json:
-        show_json(asdict(event.info) | {"at": event.at, "after_gap": event.after_gap})
+        info = asdict(event.info)
+        info |= {name: shown_value(info[name]) for name in ("result", "progress")}
+        show_json(info | {"at": event.at, "after_gap": event.after_gap})
         return
     if event.after_gap:
         typer.echo("… some were missed")

@@ -37,6 +37,10 @@ Timeout = Annotated[
     typer.Option("--timeout", envvar="RQUEUE_TIMEOUT", min=0, metavar="SECONDS", help="Longest wait. Default: none."),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", envvar="RQUEUE_YES", help="Do not ask.")]
+ShowSensitive = Annotated[
+    bool,
+    typer.Option("--show-sensitive", envvar="RQUEUE_SHOW_SENSITIVE", help="Show also what names of secrets hide."),
+]
 QueueFilter = Annotated[
     str | None, typer.Option("--queue", envvar="RQUEUE_QUEUE", help="Only this queue. Default: all.")
 ]

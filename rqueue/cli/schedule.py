@@ -15,6 +15,7 @@ from rqueue.cli.exits import MEANINGS, as_usage
 from rqueue.cli.jobs import read_arguments
 from rqueue.cli.lookup import find_client, warn_of_unknown_task
 from rqueue.cli.output import run, show_json, show_table
+from rqueue.client.registry import Registry
 from rqueue.client.schedules import ScheduleInfo
 from rqueue.errors import ConfigError
 from rqueue.policy.periodic import Rhythm, cron, every
@@ -57,6 +58,7 @@ Overlap = Annotated[
 @commands.command("list", epilog=MEANINGS)
 def list_(
     queue: options.QueueFilter = None,
+    show_sensitive: options.ShowSensitive = False,
     app: options.App = None,
     url: options.Url = None,
     namespace: options.Namespace = None,
@@ -66,7 +68,7 @@ def list_(
     client = find_client(app, url, namespace)
     found = run(client, lambda: client.schedules.list(queue))
     if json:
-        show_json([_document(each) for each in found])
+        show_json([_document(each, None if show_sensitive else client.tasks) for each in found])
         return
     show_table(
         f"schedules at {client.endpoint.shown}",
@@ -92,6 +94,7 @@ def list_(
 def show(
     name: Name,
     queue: options.QueueFilter = None,
+    show_sensitive: options.ShowSensitive = False,
     app: options.App = None,
     url: options.Url = None,
     namespace: options.Namespace = None,
@@ -105,10 +108,11 @@ def show(
         return found, list(await client.schedules.next_times(name, queue=found.queue))
 
     found, times = run(client, look)
+    document = _document(found, None if show_sensitive else client.tasks)
     if json:
-        show_json({**_document(found), "next": times})
+        show_json({**document, "next": times})
         return
-    for field, value in _document(found).items():
+    for field, value in document.items():
         typer.echo(f"{field}: {_told(value)}".rstrip())
     typer.echo("next: " + ", ".join(map(_shown, times)))
 
@@ -240,7 +244,7 @@ def _do(client: RQueue, change: Callable[[RQueue], Awaitable[ScheduleInfo]], *, 
     with as_usage():
         found = run(client, lambda: change(client))
     if json:
-        show_json(_document(found))
+        show_json(_document(found, client.tasks))
     else:
         typer.echo(f"{found.name}: {found.schedule}, " + (f"next {_shown(found.due)}" if found.due else "paused"))
 
@@ -272,8 +276,13 @@ def _given(
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _document(found: ScheduleInfo) -> dict[str, Any]:
-    return {**asdict(found), "schedule": str(found.schedule)}
+def _document(found: ScheduleInfo, tasks: Registry | None) -> dict[str, Any]:
+    """A schedule's fields; without the arguments that are not to be shown, where the tasks are given."""
+    document = {**asdict(found), "schedule": str(found.schedule)}
+    if tasks is not None:
+        args, kwargs = tasks.shown(found.task, found.args, found.kwargs)
+        document |= {"args": tuple(args), "kwargs": kwargs}
+    return document
 
 
 def _told(value: Any) -> str:

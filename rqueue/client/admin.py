@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, Unpack
@@ -21,6 +21,7 @@ from rqueue.errors import ConfigError, MalformedMessage
 from rqueue.wire.keys import QueueKeys
 from rqueue.wire.message import Call, Message
 from rqueue.wire.record import Letter
+from rqueue.wire.seal import open_letter, opened
 
 if TYPE_CHECKING:
     from rqueue.client.client import Client
@@ -123,11 +124,13 @@ class DeadLetter:
         queue: the queue.
         letter: the letter.
         data: its bytes as they are stored: what an edit is compared with.
+        opened: its message, where it was sealed and a key is here.
     """
 
     queue: str
     letter: Letter
     data: bytes = field(default=b"", compare=False, repr=False)
+    opened: Message | None = field(default=None, compare=False, repr=False)
 
     @property
     def attempts(self) -> int:
@@ -138,7 +141,7 @@ class DeadLetter:
     def call(self) -> Call | None:
         """What its message asks for; None when it cannot be read."""
         try:
-            return Call.decode(Message.parse(self.letter.raw).body)
+            return Call.decode((self.opened or Message.parse(self.letter.raw)).body)
         except MalformedMessage:
             return None
 
@@ -146,8 +149,8 @@ class DeadLetter:
     def message(self) -> Message | None:
         """The message as it would run again, with its errors and losses forgotten; None when it cannot be read."""
         try:
-            message = Message.parse(self.letter.raw)
-            Call.decode(message.body)
+            message = self.opened or Message.parse(self.letter.raw)
+            Call.decode(message.body, is_glance=True)  # a worker may have the key that is not here
         except MalformedMessage:
             return None
         return message.changed(retries=0, losses=0, since=0, id=message.header.id or self.letter.id)
@@ -253,7 +256,7 @@ class Admin:
         queues = await self._queues(None)
         letters = await asyncio.gather(*(self._broker.letter(keys, job_id) for keys in queues))
         found = [(keys, data) for keys, data in zip(queues, letters, strict=True) if data is not None]
-        return DeadLetter(found[0][0].name, _letter(found[0][1], job_id), found[0][1]) if found else None
+        return self._read(*found[0], job_id) if found else None
 
     async def dead_retry(
         self,
@@ -307,14 +310,14 @@ class Admin:
         found = letter if isinstance(letter, DeadLetter) else await self.dead_letter(letter)
         if found is None:
             return "missing"
+        keys, letter_id = self._client.keys.queue(found.queue), found.letter.id
         try:
-            message = Message.parse(found.letter.raw)
+            message = opened(self._client.keyring, Message.parse(found.letter.raw), keys.main)
         except MalformedMessage:
             return "unreadable"
         if wanted.expires is not ...:
             await self._broker.sync_clock()
         changed = self._changed(message.changed(id=message.header.id or found.letter.id), wanted)
-        keys, letter_id = self._client.keys.queue(found.queue), found.letter.id
         if not retry:
             is_done = await self._broker.edit(keys, letter_id, found.data, with_message(found.data, changed))
             return "edited" if is_done else "missing"
@@ -352,10 +355,10 @@ class Admin:
         while page := await self._broker.dead(keys, _PAGE, offset):
             offset += len(page)
             for data in page:
-                letter = _letter(data)
-                if letter.id not in seen and which.matches(letter, now_ms):
-                    seen.add(letter.id)
-                    yield DeadLetter(keys.name, letter, data)
+                dead = self._read(keys, data)
+                if dead.letter.id not in seen and which.matches(dead.letter, now_ms):
+                    seen.add(dead.letter.id)
+                    yield dead
 
     async def _now_ms(self, which: LetterFilter) -> int:
         """Redis's time, where a filter needs it."""
@@ -380,7 +383,7 @@ class Admin:
             meant = [
                 (keys, job_id)
                 for keys, data in zip(queues, letters, strict=True)
-                if data is not None and which.matches(_letter(data, job_id), now_ms)
+                if data is not None and which.matches(self._read(keys, data, job_id).letter, now_ms)
             ]
             places += meant
             missing += [job_id] * (not meant)
@@ -391,9 +394,10 @@ class Admin:
         data = await self._broker.letter(keys, job_id)
         if data is None:
             return "missing"
-        message = DeadLetter(keys.name, _letter(data, job_id)).message
-        if message is None:
-            return "unreadable"
+        dead = self._read(keys, data, job_id)
+        message = dead.message
+        if message is None or (not changes.are_none and dead.opened is None and self._client.keyring is not None):
+            return "unreadable"  # what is not ours is not made ours by a change
         if not changes.are_none:
             message = self._changed(message, changes)
         return await self._wait_again(keys, job_id, data, message)
@@ -403,6 +407,15 @@ class Admin:
         while (answer := await self._broker.revive(keys, letter_id, data, new_id, message.raw, level)) == _MET_A_STOP:
             await forget(self._broker, keys, new_id)
         return _REVIVE_ANSWERS[answer]
+
+    def _read(self, keys: QueueKeys, data: bytes, job_id: str = "?") -> DeadLetter:
+        """A stored letter with what our keys can open of it."""
+        letter = open_letter(self._client.keyring, keys.main, _letter(data, job_id))
+        message: Message | None = None
+        if self._client.keyring is not None:
+            with suppress(MalformedMessage):
+                message = opened(self._client.keyring, Message.parse(letter.raw), keys.main)
+        return DeadLetter(keys.name, letter, data, message)
 
     def _changed(self, message: Message, changes: Changes) -> Message:
         limit, tasks = self._client.config.limits.max_message_bytes, self._client.tasks

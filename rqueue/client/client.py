@@ -42,6 +42,7 @@ from rqueue.wire.ids import forget_stock, new_id
 from rqueue.wire.keys import Keys, QueueKeys
 from rqueue.wire.message import encode_call, new_header
 from rqueue.wire.record import decode_record, moved_to, state_of
+from rqueue.wire.seal import Keyring, open_record, seal_call
 from rqueue.wire.state import State
 
 P = ParamSpec("P")
@@ -72,10 +73,12 @@ class Client:
         dependency_overrides: provider -> the one that takes its place; for tests.
         signals: Celery's signals: ``@app.signals.task_prerun.connect``.
         hooks: what is called once a job of any task was settled.
+        keyring: seals what is stored, and opens it; None: nothing is sealed.
     """
 
-    def __init__(self, endpoint: Endpoint, config: AppConfig) -> None:
+    def __init__(self, endpoint: Endpoint, config: AppConfig, keyring: Keyring | None = None) -> None:
         self.config = config
+        self.keyring = keyring
         self.endpoint = endpoint
         self.keys = Keys(config.namespace)
         self.tasks = Registry()
@@ -336,9 +339,9 @@ class Client:
     async def wait(self, job_id: str, queue: str | None, timeout: float | None) -> bytes:
         """The final record of a job; see :meth:`~rqueue.client.job.Job.result`."""
         if timeout is not None and timeout <= 0:
-            _, known = await self._locate(job_id, queue)
+            keys, known = await self._locate(job_id, queue)
             if known.record is not None and decode_record(known.record)["state"].is_final:
-                return known.record
+                return self._opened(keys, job_id, known.record)
             raise WaitTimeout(f"job {job_id} has not ended yet; it goes on")
         try:
             async with asyncio.timeout(timeout):
@@ -346,7 +349,7 @@ class Client:
                 for _ in range(MOST_MOVES):
                     record = await self.session().listener.wait(keys, job_id)
                     if (moved := moved_to(record)) is None:
-                        return record
+                        return self._opened(keys, job_id, record)
                     keys = self.keys.queue(moved)
                 raise JobNotFound(job_id)
         except TimeoutError:
@@ -355,7 +358,8 @@ class Client:
     async def info(self, job_id: str, queue: str | None) -> JobInfo:
         """What is known of a job; see :meth:`~rqueue.client.job.Job.info`."""
         keys, known = await self._locate(job_id, queue)
-        return JobInfo.of(job_id, keys.name, known.record, is_dead=known.is_dead and not known.is_alive)
+        record = None if known.record is None else self._opened(keys, job_id, known.record)
+        return JobInfo.of(job_id, keys.name, record, is_dead=known.is_dead and not known.is_alive)
 
     def job_events(self, job_id: str, queue: str | None, timeout: float | None) -> AsyncIterator[Event]:
         """A job's events; see :meth:`~rqueue.client.job.Job.events`."""
@@ -531,6 +535,9 @@ class Client:
         (answer,) = await self._put(self.session(), queue, [item])
         return answer is True
 
+    def _opened(self, keys: QueueKeys, job_id: str, record: bytes) -> bytes:
+        return open_record(self.keyring, keys.main, job_id, record)
+
     def _publishing(self, signal: Signal, signature: Signature[Any], queue: str, item: Enqueued) -> None:
         if signal:
             name, args, kwargs = signature.task.name, list(signature.args), dict(signature.kwargs)
@@ -601,7 +608,12 @@ class Client:
             rare = terms.fields(now, parent.id, parent.root_id, lock.field if lock else None)
         elif not terms.is_plain:
             rare = terms.fields(now, None, None, lock.field if lock else None)
-        message = new_header(level, job_id) + encode_call(task.name, signature.args, signature.kwargs, now, rare)
+        body = encode_call(task.name, signature.args, signature.kwargs, now, rare)
+        if self.keyring is not None:
+            # A debounced call may go on under the id of the one before it.
+            is_any = lock is not None and lock.kind == "debounce"
+            body = seal_call(self.keyring, self.keys.queue(terms.queue).main, job_id, body, any_id=is_any)
+        message = new_header(level, job_id) + body
         limit = self.config.limits.max_message_bytes
         if len(message) > limit:
             raise MessageTooLarge(

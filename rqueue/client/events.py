@@ -20,9 +20,10 @@ from rqueue.broker.broker import Known
 from rqueue.client.job import JobInfo
 from rqueue.client.listener import FINAL_RECORD, is_abandoned
 from rqueue.client.task import Task
-from rqueue.errors import BrokerUnavailable, JobNotFound, MalformedMessage, WaitTimeout
+from rqueue.errors import BrokerUnavailable, ConfigError, JobNotFound, MalformedMessage, WaitTimeout
 from rqueue.wire.keys import QueueKeys, check_queue_name
 from rqueue.wire.record import moved_to
+from rqueue.wire.seal import Keyring, open_record
 from rqueue.wire.state import State
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ async def events_of(client: Client, job_id: str, queue: str | None, timeout: flo
                     async with asyncio.timeout_at(deadline_s):
                         item, gap = await watcher.backlog.get()
                     with suppress(_Unreadable):
-                        info = _info(keys, job_id, item)
+                        info = _info(client.keyring, keys, job_id, item)
                         order, moved = _order(info), _moved(item)
                         # A look that was under way may bring what was announced before, or is older than that.
                         if info != seen and order >= before:
@@ -213,8 +214,9 @@ class Events:
             if named is None or not isinstance(item, tuple):
                 self._backlog.has_gap |= gap or item is None
                 continue
-            with suppress(MalformedMessage):  # somebody else spoke on the channel
-                info = JobInfo.of(named[1], named[0], item[1])
+            with suppress(MalformedMessage, ConfigError):  # somebody else spoke on the channel
+                keys = self._client.keys.queue(named[0])
+                info = JobInfo.of(named[1], named[0], open_record(self._client.keyring, keys.main, named[1], item[1]))
                 if self._tasks is None or info.task in self._tasks:
                     yield Event.of(info, gap)
                     continue
@@ -233,7 +235,7 @@ class _Unreadable(Exception):
     """Somebody else spoke on the channel."""
 
 
-def _info(keys: QueueKeys, job_id: str, item: _Item) -> JobInfo:
+def _info(keyring: Keyring | None, keys: QueueKeys, job_id: str, item: _Item) -> JobInfo:
     """What an announcement or a look says.
 
     Raises:
@@ -244,15 +246,17 @@ def _info(keys: QueueKeys, job_id: str, item: _Item) -> JobInfo:
         raise item
     if not isinstance(item, Known):
         try:
-            return JobInfo.of(job_id, keys.name, item[1] if item is not None else b"")
+            said = b"" if item is None else open_record(keyring, keys.main, job_id, item[1])
+            return JobInfo.of(job_id, keys.name, said)
         except MalformedMessage:
             raise _Unreadable from None
     if item.is_alive:  # an end that is stored is that of an earlier life: it was revived
         record = None if item.record is not None and item.record.startswith(FINAL_RECORD) else item.record
-        return JobInfo.of(job_id, keys.name, record)
+        return JobInfo.of(job_id, keys.name, record and open_record(keyring, keys.main, job_id, record))
     if is_abandoned(item) or (item.record is None and not item.is_dead):
         raise JobNotFound(job_id)
-    return JobInfo.of(job_id, keys.name, item.record, is_dead=item.is_dead)
+    record = item.record and open_record(keyring, keys.main, job_id, item.record)
+    return JobInfo.of(job_id, keys.name, record, is_dead=item.is_dead)
 
 
 def _moved(item: _Item) -> str | None:

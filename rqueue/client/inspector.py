@@ -12,7 +12,7 @@ import math
 import secrets
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from rqueue.broker.subscription import Subscription
@@ -21,6 +21,7 @@ from rqueue.config import positive
 from rqueue.errors import BrokerError, BrokerUnavailable, ConfigError, MalformedMessage
 from rqueue.log import event
 from rqueue.wire.control import CONTROL, INSPECT, LOOK, Answer, ControlRequest
+from rqueue.wire.seal import seal_request
 
 if TYPE_CHECKING:
     from rqueue.client.client import Client
@@ -84,7 +85,7 @@ class Inspector:
                 await gathering.listening.wait()
             gathering.expect(worker.id for worker in workers if worker.is_live)
             message = ControlRequest(request, verb, args, None if to is None else list(to), reply.decode())
-            await self._client.session().broker.publish(self._client.keys.control, message.encode())
+            await self._publish(message)
             return await gathering.complete(timeout)
         except TimeoutError:
             raise BrokerUnavailable(f"Redis did not let us listen for answers, on {reply.decode()}") from None
@@ -98,7 +99,15 @@ class Inspector:
         """
         request = ControlRequest(secrets.token_hex(8), LOOK, {}, None, None)
         with suppress(BrokerError):  # an ACL may forbid it
-            await self._client.session().broker.publish(self._client.keys.control, request.encode())
+            await self._publish(request)
+
+    async def _publish(self, request: ControlRequest) -> None:
+        keyring, control, broker = self._client.keyring, self._client.keys.control, self._client.session().broker
+        if keyring is not None:
+            if not broker.clock.is_observed:
+                await broker.sync_clock()
+            request = replace(request, at=broker.clock.now_ms())
+        await broker.publish(control, seal_request(keyring, control, request.encode()))
 
     async def find(self, parts: Sequence[str]) -> dict[str, str]:
         """The live workers that are meant: each part, and the id that it stands for.

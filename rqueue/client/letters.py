@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypedDict
 
@@ -124,13 +124,11 @@ class Changes:
             TypeError: an argument is not JSON, or not one that the task takes.
             MessageTooLarge: it is.
         """
-        header = message.header
+        changed = message
         if self.priority is not ...:
-            header = replace(header, level=MAIN if self.priority is None else check_priority(self.priority))
-        body = message.body
+            changed = changed.changed(level=MAIN if self.priority is None else check_priority(self.priority))
         if fields := self._fields(now_ms):
-            body = _with_fields(body, fields)
-        changed = Message.build(header, body)
+            changed = changed.with_body(_with_fields(message.body, fields))
         self._check(changed, max_bytes, tasks)
         return changed
 

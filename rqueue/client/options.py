@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypedDict
 from rqueue.client.signals import HOOKS, JobOutcome, check_outcome_hook
 from rqueue.config import check_time_limits, check_ttl, positive
 from rqueue.errors import ConfigError
+from rqueue.policy.redaction import Sensitive
 from rqueue.policy.routing import choose_priority, choose_queue
 from rqueue.wire.keys import MAIN, check_job_id, check_queue_name
 from rqueue.wire.message import check_priority, rare_fields
@@ -60,6 +61,7 @@ class TaskKwargs(TypedDict, total=False):
     track_started: bool
     result_ttl: Seconds | None
     dead_letter: bool
+    sensitive: Sensitive
     time_limit: Seconds | None
     soft_time_limit: Seconds | None
     unique: Unique | None
@@ -100,6 +102,8 @@ class TaskOptions:
         track_started: write the state STARTED when the job starts.
         result_ttl: seconds the result is kept; 0 keeps none, None for ever. Default: the app's.
         dead_letter: keep a job that failed for good among the dead letters. Default True.
+        sensitive: True: none of its arguments is shown in logs and to operators; or the names of parameters that are
+            not. Those whose names speak of secrets (``password``, ``token``, …) never are. Default False.
         time_limit: seconds after which a run is ended, with TimeLimitExceeded. Default: the worker's.
         soft_time_limit: seconds after which SoftTimeLimitExceeded is raised inside the task. Default: the worker's.
         unique: while a job of the same task and arguments is there, in the same queue, enqueueing it again gives that
@@ -133,6 +137,7 @@ class TaskOptions:
     track_started: bool = False
     result_ttl: Seconds | None = INHERIT
     dead_letter: bool = True
+    sensitive: Sensitive = False
     time_limit: Seconds | None = None
     soft_time_limit: Seconds | None = None
     unique: Unique | None = None
@@ -161,6 +166,11 @@ class TaskOptions:
         for flag in ("retry_jitter", "acks_late", "ignore_result", "track_started", "dead_letter"):
             if not isinstance(value := getattr(self, flag), bool):
                 raise ConfigError(f"{flag} {value!r}: True or False")
+        names: object = self.sensitive
+        if not isinstance(names, bool) and not (
+            isinstance(names, tuple | list | set | frozenset) and all(isinstance(name, str) and name for name in names)
+        ):
+            raise ConfigError(f"sensitive {names!r}: True, False, or parameters' names, for example ('card_number',)")
         if self.result_ttl is not INHERIT:
             check_ttl("result_ttl", None if self.result_ttl is None else seconds(self.result_ttl, "result_ttl"))
         _check_hooks(self)

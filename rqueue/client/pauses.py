@@ -153,7 +153,10 @@ class Pauses:
     def _task_of(self, raw: bytes | None) -> str | None:
         """The name of a message's task, its whole one where the app knows it."""
         try:
-            return None if raw is None else self._client.tasks.full_name(Call.decode(Message.parse(raw).body).task)
+            if raw is None:
+                return None
+            call = Call.decode(Message.parse(raw).body, is_glance=True)  # its name is seen of an encrypted one as well
+            return self._client.tasks.full_name(call.task)
         except MalformedMessage:
             return None
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rqueue.client.task import Task
 from rqueue.errors import ConfigError
+from rqueue.policy.redaction import redacted
 
 
 class Registry:
@@ -53,6 +54,13 @@ class Registry:
         name = self.full_name(task)
         bare = name.rpartition(".")[2]
         return frozenset({name, bare} if self.full_name(bare) == name else {name})
+
+    def shown(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of a call as they may be shown; of a task that is not known only names tell."""
+        task = self.find(name)
+        if task is None:
+            return redacted(args, kwargs)
+        return redacted(args, kwargs, task.defaults.sensitive, task.parameters)
 
     def __iter__(self) -> Iterator[Task[Any, Any]]:
         return iter(self._tasks.values())

@@ -21,6 +21,7 @@ from rqueue.wire import codec
 from rqueue.wire.keys import LEVELS, MAIN, QueueKeys
 from rqueue.wire.message import Call, Message
 from rqueue.wire.record import Failure, Record, state_of
+from rqueue.wire.seal import Keyring, as_far_as_known, seal_record
 from rqueue.wire.state import State
 
 if TYPE_CHECKING:
@@ -113,11 +114,13 @@ class Criteria:
                 raise ConfigError(f"header {header!r}: a name and a JSON value, for example ('tenant', 'acme')")
             codec.dumps(header[1])
 
-    def target(self, raw: bytes, level: int, before_ms: int) -> Target | None:
-        """The job if it is meant, and was enqueued until then."""
+    def target(
+        self, raw: bytes, level: int, before_ms: int, keyring: Keyring | None = None, queue: bytes = b""
+    ) -> Target | None:
+        """The job if it is meant, and was enqueued until then; one that is sealed by what can be seen of it."""
         try:
-            message = Message.parse(raw)
-            call = Call.decode(message.body)
+            message = as_far_as_known(keyring, Message.parse(raw), queue)
+            call = Call.decode(message.body, is_glance=True)
         except MalformedMessage:
             return None
         if (self.tasks is not None and call.task not in self.tasks) or (call.enqueued or 0) > before_ms:
@@ -153,7 +156,7 @@ class Revocation:
         """
         if not self._broker.clock.is_observed:
             await self._broker.sync_clock()
-        ends = {target.id: self._end(target) for target in targets}
+        ends = {target.id: self._end(keys, target) for target in targets}
         done: dict[str, Cancelled] = {}
         held = await self._step(keys, targets, ends, done, ())
         if held:
@@ -198,13 +201,14 @@ class Revocation:
     def _broker(self) -> Broker:
         return self._client.session().broker
 
-    def _end(self, target: Target) -> Done:
+    def _end(self, keys: QueueKeys, target: Target) -> Done:
         """What is kept of a job that is removed."""
         limits, task = self._client.config.limits, self._client.tasks.find(target.task) if target.task else None
         ttl_s = limits.result_ttl_s if task is None else task.defaults.ttl_s(limits.result_ttl_s)
         failure = Failure("JobRevoked", "it was cancelled")
         about = {"task": target.task, "finished": self._broker.clock.now_ms()}
         record = Record(State.REVOKED, failure=failure, about=about).encode()
+        record = seal_record(self._client.keyring, keys.main, target.id, record)
         return Done(target.raw, target.id, record, "" if ttl_s is None else str(math.ceil(ttl_s) or _KEPT_S))
 
     async def _step(
@@ -297,7 +301,7 @@ class Revocation:
                 async for page, level in pages:
                     targets = []
                     for raw in page:
-                        target = criteria.target(raw, level, before_ms)
+                        target = criteria.target(raw, level, before_ms, self._client.keyring, keys.main)
                         if target is None or target.id in seen:
                             continue
                         if target.id:

@@ -26,8 +26,9 @@ from rqueue.log import event
 from rqueue.policy.periodic import Cron, Every, Rhythm, job_id, look_at, resumed, rhythm_of
 from rqueue.policy.routing import choose_priority, choose_queue
 from rqueue.wire.keys import MAIN, QueueKeys
-from rqueue.wire.message import Call, Header, check_priority
+from rqueue.wire.message import Call, Header, Message, check_priority
 from rqueue.wire.periodic import MISFIRES, OVERLAPS, Entry, check_schedule_name
+from rqueue.wire.seal import Keyring, open_schedule, seal_schedule, sealed
 
 if TYPE_CHECKING:
     from rqueue.client.client import Client
@@ -170,7 +171,7 @@ class Schedules:
             stored = await self._broker.schedules(keys)
             for name in sorted(stored):
                 try:
-                    found.append(ScheduleInfo.of(name, keys.name, Entry.decode(stored[name])))
+                    found.append(ScheduleInfo.of(name, keys.name, self._decode(keys, name, stored[name])))
                 except (MalformedMessage, ConfigError, MissingDependency) as exc:  # the others are shown
                     text = "periodic schedule not readable"
                     event(logging.WARNING, text, queue=keys.name, schedule=name, error=str(exc))
@@ -188,12 +189,12 @@ class Schedules:
             ConfigError: several queues have one.
         """
         keys, read = await self._find(name, queue)
-        return ScheduleInfo.of(name, keys.name, Entry.decode(read))
+        return ScheduleInfo.of(name, keys.name, self._decode(keys, name, read))
 
     async def next_times(self, name: str, count: int = 5, *, queue: str | None = None) -> Sequence[datetime]:
         """When a schedule ticks next, unless it is paused; in UTC. Errors as in :meth:`get`."""
-        _, read = await self._find(name, queue)
-        entry = Entry.decode(read)
+        keys, read = await self._find(name, queue)
+        entry = self._decode(keys, name, read)
         if entry.paused:
             return ()
         rhythm, times = rhythm_of(entry), [entry.due]
@@ -224,7 +225,8 @@ class Schedules:
         await self._broker.announce(queue, again=True)  # first: who lists schedules looks in the known queues
         taken = [each for each, _ in await self._places(name, None)]
         entry = replace(entry, source="added", code=None, due=schedule.after(await self._now_ms()))
-        if taken or not await self._broker.plan(keys, name, b"", entry.encode(), entry.due):
+        stored = seal_schedule(self._client.keyring, keys.main, name, entry.encode())
+        if taken or not await self._broker.plan(keys, name, b"", stored, entry.due):
             where = taken[0].name if taken else queue
             raise ConfigError(f"schedule {name!r}: there is one in the queue {where!r}; edit it, or take another name")
         await Inspector(self._client).hint()
@@ -273,8 +275,9 @@ class Schedules:
         """Enqueue a schedule's job now, also of a paused one; its rhythm stays as it is. Errors as in :meth:`get`."""
         keys, read = await self._find(name, queue)
         now_ms, made = await self._now_ms(), secrets.token_hex(16)
-        entry = Entry.decode(read)
-        item = Enqueued(made, False, level_of(entry), "", message_of(entry, made, now_ms))
+        entry = self._decode(keys, name, read)
+        message = message_of(entry, made, now_ms, self._client.keyring, keys.main)
+        item = Enqueued(made, False, level_of(entry), "", message)
         await self._client.put(keys.name, item)
         return Job(self._client, made, keys.name)
 
@@ -291,8 +294,9 @@ class Schedules:
     async def _change(self, name: str, queue: str | None, change: Callable[[Entry, int], Entry]) -> ScheduleInfo:
         keys, read = await self._find(name, queue)
         while True:
-            entry = change(Entry.decode(read), await self._now_ms())
-            if await self._broker.plan(keys, name, read, entry.encode(), look_at(entry)):
+            entry = change(self._decode(keys, name, read), await self._now_ms())
+            stored = seal_schedule(self._client.keyring, keys.main, name, entry.encode())
+            if await self._broker.plan(keys, name, read, stored, look_at(entry)):
                 await Inspector(self._client).hint()
                 return ScheduleInfo.of(name, keys.name, entry)
             # A tick came in between, or somebody else's change: begin again with what is there now.
@@ -322,9 +326,13 @@ class Schedules:
         task = self._client.tasks.find(entry.task)
         if task is not None:
             task.check(entry.args, entry.kwargs or {})
-        size, limit = len(message_of(entry, job_id(name, 0), 0)) + 32, self._client.config.limits.max_message_bytes
+        sent = message_of(entry, job_id(name, 0), 0, self._client.keyring)
+        size, limit = len(sent) + 32, self._client.config.limits.max_message_bytes
         if size > limit:
             raise MessageTooLarge(f"schedule {name}: its jobs have {size:,} bytes, max_message_bytes is {limit:,}")
+
+    def _decode(self, keys: QueueKeys, name: str, read: bytes) -> Entry:
+        return Entry.decode(open_schedule(self._client.keyring, keys.main, name, read))
 
     @property
     def _broker(self) -> Broker:
@@ -354,15 +362,15 @@ class Schedules:
         return places[0]
 
 
-def message_of(entry: Entry, made: str, now_ms: int) -> bytes:
-    """The message of a schedule's job.
+def message_of(entry: Entry, made: str, now_ms: int, keyring: Keyring | None = None, queue: bytes = b"") -> bytes:
+    """The message of a schedule's job, sealed for a queue's main key where there are keys.
 
     Raises:
         TypeError: an argument is not JSON.
     """
     expires = None if entry.expires is None else now_ms + round(entry.expires * 1000)
     call = Call(entry.task, entry.args, entry.kwargs, enqueued=now_ms, expires=expires)
-    return Header(level=level_of(entry), id=made).encode() + call.encode()
+    return sealed(keyring, Message.build(Header(level=level_of(entry), id=made), call.encode()), queue).raw
 
 
 def level_of(entry: Entry) -> int:

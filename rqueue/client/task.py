@@ -14,6 +14,8 @@ from rqueue.client.options import NO_OPTIONS, CallKwargs, CallOptions, TaskOptio
 from rqueue.client.resources import Provider, Resources, needs_of
 from rqueue.client.signals import HOOKS, Hooks, JobOutcome
 from rqueue.client.uniqueness import check_template
+from rqueue.errors import ConfigError
+from rqueue.policy.redaction import Sensitive
 
 if TYPE_CHECKING:
     from rqueue.client.client import Client
@@ -107,6 +109,7 @@ class Task(Generic[P, R]):
         self.parameters = _parameters(name, function, bind, self.needs)
         self.check = _checker(name, self.parameters, self.needs)
         check_template(name, options.unique_key, self.parameters)
+        _check_sensitive(name, options.sensitive, self.parameters)
         self.__doc__ = function.__doc__
         self.__name__ = getattr(function, "__name__", name)
         self.__module__ = getattr(function, "__module__", __name__)
@@ -256,6 +259,18 @@ class BoundDecorator(Protocol):
     def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
     def __call__(self, function: Callable[..., Any], /) -> Any:
         """Register the function."""
+
+
+def _check_sensitive(name: str, sensitive: Sensitive, parameters: inspect.Signature | None) -> None:
+    """Refuse a name that is no parameter's: what it was to hide would be shown."""
+    if isinstance(sensitive, bool) or parameters is None:
+        return
+    known = parameters.parameters
+    if any(each.kind is each.VAR_KEYWORD for each in known.values()):
+        return
+    for each in sensitive:
+        if each not in known:
+            raise ConfigError(f"{name}: sensitive {each!r}: no such parameter; there are: {', '.join(known)}")
 
 
 def _parameters(

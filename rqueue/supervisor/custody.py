@@ -25,6 +25,7 @@ from rqueue.log import event
 from rqueue.policy.clock import elapsed_s
 from rqueue.wire.keys import QueueKeys
 from rqueue.wire.message import Call, Header, Message
+from rqueue.wire.seal import Keyring, as_trusted
 from rqueue.worker.board import Noted
 from rqueue.worker.herald import Herald
 from rqueue.worker.inflight import ClaimedJob, Inflight
@@ -60,6 +61,7 @@ def introduction(client: Client, config: WorkerConfig) -> dict[str, Any]:
         "limits": asdict(client.config.limits),
         "tasks": {task.name: _options_of(task.defaults) for task in client.tasks},
         "observed": client.signals.is_used,
+        "keys": None if client.keyring is None else client.keyring.told(),
     }
 
 
@@ -89,14 +91,15 @@ class Custody:
         self, known: Mapping[str, Any], config: WorkerConfig, tell: Callable[[dict[str, Any]], None] | None = None
     ) -> None:
         self._config, self._limits = config, Limits(**known["limits"])
-        client = Client(Endpoint(known["url"]), AppConfig(known["namespace"], limits=self._limits))
+        keyring = None if known.get("keys") is None else Keyring(**known["keys"])
+        client = Client(Endpoint(known["url"]), AppConfig(known["namespace"], limits=self._limits), keyring)
         for name, options in known["tasks"].items():
             retries = (TimeLimitExceeded,) if options.get("retries_at_time_limit") else ()
             given = {each: value for each, value in options.items() if each != "retries_at_time_limit"}
             client.task(name=name, autoretry_for=retries, **given)(_elsewhere)
         self._tasks = client.tasks
         self._broker = Broker(client.endpoint, client.keys)
-        self._judge = Judge(self._limits, config, self._broker.clock.now_ms)
+        self._judge = Judge(self._limits, config, self._broker.clock.now_ms, keyring)
         self._keys = client.keys
         self._queues: list[QueueKeys] = []
         herald = Herald(tell if known["observed"] else None)
@@ -196,7 +199,8 @@ class Custody:
             if Message.id_of(mark.partition(b":")[2]) == job_id:
                 raw = await self._broker.held_at(keys, worker, index)
                 if raw is not None and Message.id_of(raw) == job_id:
-                    return ClaimedJob(keys, worker, Message.parse(raw), job_id, rank=0)
+                    message = as_trusted(self._judge.keyring, Message.parse(raw), keys.main)
+                    return ClaimedJob(keys, worker, message, job_id, rank=0)
         _, started = await self._broker.remains(keys, worker, 1)
         if job_id not in started:
             return None

@@ -23,7 +23,7 @@ class ProcessSettings:
     """
 
     app: str | None = None
-    url: str | None = None
+    url: str | None = field(default=None, repr=False)  # it may hold a password
     namespace: str | None = None
     worker: Mapping[str, Any] = field(default_factory=dict)
     loglevel: str = "info"

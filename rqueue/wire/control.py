@@ -44,6 +44,7 @@ class ControlRequest:
         args: the verb's arguments by name.
         to: the ids of the workers that it is for; None is all.
         reply: the channel for the answers; None wants none.
+        at: when it was made, ms since the epoch, where requests are sealed; else None.
         problem: why it cannot be answered as it stands, or None.
     """
 
@@ -53,11 +54,12 @@ class ControlRequest:
     to: Sequence[str] | None
     reply: str | None
     problem: str | None = None
+    at: int | None = None
 
     def encode(self) -> bytes:
         """The request's bytes."""
         fields = {"id": self.id, "verb": self.verb, "args": self.args, "to": self.to, "reply": self.reply}
-        return orjson.dumps({"v": VERSION, **fields})
+        return orjson.dumps({"v": VERSION, **fields} | ({} if self.at is None else {"at": self.at}))
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -82,9 +84,10 @@ class ControlRequest:
             problem = "'args' must be an object"
         elif to is not None and not (isinstance(to, list) and all(isinstance(each, str) for each in to)):
             problem, to = "'to' must be null or a list of workers' ids", None
+        at = fields.get("at") if type(fields.get("at")) is int else None
         channel = reply if isinstance(reply, str) else None
         known_args = args if isinstance(args, dict) else {}
-        return cls(str(request), str(verb), known_args, to, channel, problem)
+        return cls(str(request), str(verb), known_args, to, channel, problem, at)
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,6 +136,14 @@ class Message:
         """The same body under a changed header."""
         return Message.build(replace(self.header, **changes), self.body)
 
+    def for_queue(self, queue: str) -> Message:  # noqa: ARG002 - only a sealed one is of a queue
+        """The same for another queue."""
+        return self
+
+    def with_body(self, body: bytes) -> Message:
+        """Another object under the same header."""
+        return Message.build(self.header, body)
+
     def rewritten(self, fields: Mapping[str, bytes | None], **changes: Any) -> Message:
         """The same with some of its object's fields as this JSON, None for without, under a changed header.
 
@@ -231,11 +239,15 @@ class Call:
         return encode_call(self.task, self.args, self.kwargs, self.enqueued, rare)
 
     @classmethod
-    def decode(cls, body: bytes) -> Self:
+    def decode(cls, body: bytes, *, is_glance: bool = False) -> Self:
         """Read a message's object; fields that are not known are ignored here and kept in the message.
 
+        Args:
+            body: the object's bytes.
+            is_glance: what is seen of an encrypted one is enough.
+
         Raises:
-            MalformedMessage: it is not the JSON object that the wire format asks for.
+            MalformedMessage: it is not the JSON object that the wire format asks for, or it is encrypted.
         """
         try:
             fields = codec.loads(body)
@@ -252,6 +264,8 @@ class Call:
             raise MalformedMessage("'kwargs' must be an object")
         if fields.keys() <= _ORDINARY and type(fields.get("enqueued")) is int:
             return cls(task, args or (), kwargs or None, None, fields["enqueued"])
+        if "sealed" in fields and not is_glance:
+            raise MalformedMessage("it is encrypted, and there is no key here")
         known = {name: value for name, value in fields.items() if name in _KNOWN}
         _check_optional(known)
         if (move := known.get("move")) is not None:

@@ -15,9 +15,10 @@ import anyio
 
 from rqueue.broker.broker import Broker
 from rqueue.broker.subscription import Subscription
-from rqueue.errors import BrokerError, MalformedMessage, RQueueError
+from rqueue.errors import BrokerError, MalformedMessage, NotAuthentic, RQueueError
 from rqueue.log import event
 from rqueue.wire.control import INSPECT, LOOK, Answer, ControlRequest
+from rqueue.wire.seal import Keyring, open_request
 from rqueue.worker.lease import Lease
 
 _LEVELS: Final = dict.fromkeys((*INSPECT, LOOK), logging.DEBUG)  # who watches asks each second
@@ -26,6 +27,9 @@ Upward = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 """Passes a verb on to the supervisor, with ``n`` and the request's id (one for all the workers that heard it)."""
 
 _ANSWER_S: Final = 5.0
+
+LONGEST_AGE_S: Final = 60.0
+"""A sealed request that is older is not heard."""
 
 PING_S: Final = 30.0
 """After so long a silence the connection is tried: a firewall may have forgotten it."""
@@ -40,6 +44,7 @@ class Control:
         verbs: what each verb does, given the request's arguments by name.
         upward: where these verbs are passed on instead of being done here, or None.
         passed_on: those verbs.
+        keyring: what none of its keys has sealed is not heard; None: everything is.
 
     Attributes:
         listening: set when requests are heard.
@@ -52,7 +57,9 @@ class Control:
         verbs: Mapping[str, Callable[..., Any]],
         upward: Upward | None = None,
         passed_on: frozenset[str] = frozenset(),
+        keyring: Keyring | None = None,
     ) -> None:
+        self._keyring = keyring
         self._broker, self._lease, self._verbs = broker, lease, verbs
         self._upward, self._passed_on = upward, passed_on
         self._requests: asyncio.Queue[bytes] = asyncio.Queue()
@@ -83,7 +90,7 @@ class Control:
     async def tick(self, data: bytes) -> bool:
         """Handle one request; false when it is for others, or cannot be read at all."""
         try:
-            request = ControlRequest.decode(data)
+            request = self._read(data)
         except MalformedMessage as exc:
             event(logging.WARNING, "control request not readable", worker=self._lease.worker, error=str(exc))
             return False
@@ -97,6 +104,14 @@ class Control:
         if request.reply is not None:
             await self._reply(request.reply, answer)
         return True
+
+    def _read(self, data: bytes) -> ControlRequest:
+        """What was said, where it is ours, and new: what was said once could be said again by anybody."""
+        said = open_request(self._keyring, self._broker.keys.control, data)
+        request = ControlRequest.decode(said)
+        if said is not data and abs(self._broker.clock.now_ms() - (request.at or 0)) > LONGEST_AGE_S * 1000:
+            raise NotAuthentic(f"it was made more than {LONGEST_AGE_S:.0f} s ago")
+        return request
 
     async def _answer(self, worker: str, request: ControlRequest) -> Answer:
         try:

@@ -11,6 +11,7 @@ from rqueue.client.resources import ACTIVE, Resources
 from rqueue.config import WorkerConfig
 from rqueue.wire.keys import QueueKeys
 from rqueue.wire.message import Call, Message
+from rqueue.wire.seal import open_record, opened, seal_record
 from rqueue.worker.inflight import ClaimedJob
 from rqueue.worker.judge import Judge
 from rqueue.worker.observers import Observers
@@ -30,7 +31,7 @@ class EagerRunner:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._observers = Observers(client.hooks, client.signals, client.tasks)
+        self._observers = Observers(client.hooks, client.signals, client.tasks, client.keyring)
 
     async def run(self, keys: QueueKeys, jobs: Sequence[Enqueued]) -> list[bool]:
         """Run each job and keep its result; as ``Producer.put``."""
@@ -51,6 +52,9 @@ class EagerRunner:
             limits = self._client.config.limits
             job, settlement = await self._run(keys, item)
             record, ttl = settlement.record, settlement.ttl
+            if job.keys is not keys:  # it has moved: here its record stands where it was enqueued
+                keyring = self._client.keyring
+                record = seal_record(keyring, keys.main, item.id, open_record(keyring, job.keys.main, item.id, record))
             letter = settlement.letter if isinstance(settlement, Bury) else b""
             # A result that a worker would only announce is kept for a while: here nobody can be listening yet.
             await broker.record(
@@ -67,8 +71,8 @@ class EagerRunner:
 
     async def _run(self, keys: QueueKeys, item: Enqueued) -> tuple[ClaimedJob, Ack | Bury]:
         limits, clock = self._client.config.limits, self._client.session().broker.clock
-        judge = Judge(limits, WorkerConfig(unknown_task_s=0.001), clock.now_ms)
-        message = Message.parse(item.message)
+        judge = Judge(limits, WorkerConfig(unknown_task_s=0.001), clock.now_ms, self._client.keyring)
+        message = opened(self._client.keyring, Message.parse(item.message), keys.main)
         while True:
             job = ClaimedJob(keys, WORKER, message, item.id, item.level)
             prepared = prepare(job, self._client.tasks, clock.now_ms())

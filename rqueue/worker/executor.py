@@ -20,6 +20,7 @@ from rqueue.errors import BrokerError, BrokerUnavailable
 from rqueue.log import LOGGER, event
 from rqueue.policy.clock import elapsed_s
 from rqueue.policy.rate import Rates
+from rqueue.policy.redaction import scrubbed
 from rqueue.policy.redelivery import is_suspect
 from rqueue.wire.message import Call
 from rqueue.wire.record import Failure
@@ -359,7 +360,7 @@ class Executor:
         if job.phase is not Phase.RUNNING:
             return
         assert job.verdict is not None
-        job.seen |= _seen(job.verdict)
+        job.seen |= self._shown(_seen(job.verdict), call)
         settlement = self._judge.decide(job, job.verdict, call, task.defaults)
         if self._observers:
             self._observers.ended(job, job.verdict, settlement, call)
@@ -375,11 +376,18 @@ class Executor:
             outcome = _judged(job.verdict, outcome)
         options = (task.defaults,) if task is not None else ()
         if not isinstance(outcome, Succeeded):
-            job.seen |= _seen(outcome)
+            job.seen |= self._shown(_seen(outcome), call)
         settlement = self._judge.decide(job, outcome, call, *options)
         if self._observers:
             self._observers.ended(job, outcome, settlement, call)
         self._inflight.end(job, settlement)
+
+    def _shown(self, seen: dict[str, Any], call: Call | None) -> dict[str, Any]:
+        """What log lines say of an outcome, without the arguments that are not to be shown."""
+        if call is not None and "error" in seen:
+            before = (call.args, call.kwargs or {})
+            seen["error"] = scrubbed(seen["error"], before, self._registry.shown(call.task, *before))
+        return seen
 
     def _forget(self, job: ClaimedJob) -> None:
         self._inflight.running -= 1

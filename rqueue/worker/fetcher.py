@@ -16,11 +16,12 @@ from contextlib import suppress
 
 from rqueue.broker.broker import Broker, Stopped, fingerprint
 from rqueue.config import AppConfig, WorkerConfig
-from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, MalformedMessage
+from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, MalformedMessage, NotAuthentic
 from rqueue.log import event
 from rqueue.policy.clock import elapsed_s
 from rqueue.wire.keys import MAIN, QueueKeys
 from rqueue.wire.message import TOKEN, Call, Header, Message
+from rqueue.wire.seal import as_trusted, opened
 from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
 from rqueue.worker.judge import Judge
 from rqueue.worker.lease import Lease
@@ -458,14 +459,24 @@ class Fetcher:
         worker = self._lease.worker
         try:
             message = Message.parse(raw, level)
+            if self._judge.keyring is not None:
+                message = opened(self._judge.keyring, message, keys.main)
             job_id = message.header.id or Call.decode(message.body).id or secrets.token_hex(16)
+        except NotAuthentic as exc:
+            message = as_trusted(self._judge.keyring, Message.parse(raw, level), keys.main)
+            bad = ClaimedJob(keys, worker, message, message.header.id or secrets.token_hex(16), level)
+            self._bury(bad, Unreadable("not authentic", str(exc), NotAuthentic.__name__))
+            return None
         except MalformedMessage as exc:
             bad = ClaimedJob(keys, worker, Message(raw, Header(level=level), raw), secrets.token_hex(16), level)
-            bad.phase, bad.seen = Phase.SETTLING, {"error": str(exc)}
-            self._inflight.settle(bad, self._judge.decide(bad, Unreadable("malformed", str(exc))))
+            self._bury(bad, Unreadable("malformed", str(exc)))
             return None
         rank = message.header.level or level or self._rank(keys)
         return ClaimedJob(keys, worker, message, job_id, rank)
+
+    def _bury(self, job: ClaimedJob, outcome: Unreadable) -> None:
+        job.phase, job.seen = Phase.SETTLING, {"error": outcome.text}
+        self._inflight.settle(job, self._judge.decide(job, outcome))
 
     def _rank(self, keys: QueueKeys) -> int:
         """Where the queue's jobs without a priority rank among the others."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from rqueue.wire.keys import Keys
 from rqueue.wire.message import Message
+from rqueue.wire.seal import Keyring, as_trusted
 from rqueue.worker.inflight import ClaimedJob
 from rqueue.worker.outcome import Ack, Bury, Defer, Settlement
 
@@ -47,10 +48,11 @@ class Herald:
         )
 
 
-def read(told: dict[str, Any], keys: Keys) -> tuple[ClaimedJob, Settlement]:
+def read(told: dict[str, Any], keys: Keys, keyring: Keyring | None = None) -> tuple[ClaimedJob, Settlement]:
     """What a herald told."""
-    message, record = Message.parse(_bytes(told["message"])), _bytes(told["record"])
-    job = ClaimedJob(keys.queue(told["queue"]), told["worker"], message, told["id"], rank=0)
+    place, record = keys.queue(told["queue"]), _bytes(told["record"])
+    message = as_trusted(keyring, Message.parse(_bytes(told["message"])), place.main)
+    job = ClaimedJob(place, told["worker"], message, told["id"], rank=0)
     if told["delay_s"] is not None:
         return job, Defer(message, told["delay_s"], record)
     if told["letter"] is not None:

@@ -83,7 +83,11 @@ class Inspection:
             key=lambda job: job.started_s,
         )
         return [
-            {**_about(job), "started": (job.started_ms or 0) / 1000, "seconds": round(now_s - job.started_s, 3)}
+            {
+                **_about(job, self.tasks),
+                "started": (job.started_ms or 0) / 1000,
+                "seconds": round(now_s - job.started_s, 3),
+            }
             for job in jobs
         ]
 
@@ -91,7 +95,7 @@ class Inspection:
         """The jobs that are claimed and have not started, in the order in which they came."""
         now_s = elapsed_s()
         jobs = sorted(self.inflight.of(Phase.HELD), key=lambda job: job.ticket)
-        return [{**_about(job), "held_seconds": round(now_s - job.held_s, 3)} for job in jobs]
+        return [{**_about(job, self.tasks), "held_seconds": round(now_s - job.held_s, 3)} for job in jobs]
 
     async def scheduled(self) -> list[dict[str, Any]]:
         """The next scheduled jobs of the worker's queues; all workers of a queue tell the same."""
@@ -172,7 +176,7 @@ class Inspection:
         return "\n".join(f"{name}: {value}" for name, value in lines.items())
 
 
-def _about(job: ClaimedJob) -> dict[str, Any]:
+def _about(job: ClaimedJob, tasks: Registry) -> dict[str, Any]:
     header = job.message.header
     about = {
         "id": job.id,
@@ -187,13 +191,14 @@ def _about(job: ClaimedJob) -> dict[str, Any]:
             call = Call.decode(job.message.body)
         except MalformedMessage:
             return about
-        about |= {"task": about["task"] or call.task, "args": _shown(call)}
+        about |= {"task": about["task"] or call.task, "args": _shown(call, tasks)}
     return about
 
 
-def _shown(call: Call) -> str:
-    """The arguments as they would stand in Python, cut."""
-    parts = [*map(repr, call.args), *(f"{name}={value!r}" for name, value in (call.kwargs or {}).items())]
+def _shown(call: Call, tasks: Registry) -> str:
+    """The arguments as they would stand in Python, without secrets, cut."""
+    args, kwargs = tasks.shown(call.task, call.args, call.kwargs or {})
+    parts = [*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())]
     text = ", ".join(parts).encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= ARGS_SHOWN else f"{text[: ARGS_SHOWN - 1]}…"
 

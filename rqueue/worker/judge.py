@@ -16,6 +16,7 @@ from rqueue.wire import codec
 from rqueue.wire.history import noted
 from rqueue.wire.message import Call, Onward, fragment
 from rqueue.wire.record import Failure, Letter, Record, encode_success
+from rqueue.wire.seal import Keyring, seal_letter, seal_record
 from rqueue.wire.state import State
 from rqueue.worker.inflight import ClaimedJob
 from rqueue.worker.outcome import (
@@ -55,11 +56,13 @@ class Judge:
         limits: bounds on what is stored.
         config: the worker's settings.
         now_ms: Redis's time.
+        keyring: what is to be stored is sealed with it; None: it is stored as it is.
     """
 
     limits: Limits
     config: WorkerConfig
     now_ms: Callable[[], int]
+    keyring: Keyring | None = None
 
     def decide(  # noqa: C901 - a case for each outcome
         self, job: ClaimedJob, outcome: Outcome, call: Call | None = None, options: TaskOptions = _NO_TASK
@@ -87,8 +90,8 @@ class Judge:
                 return Revoke(record, self.ttl(options))
             case Unknown(task):
                 return self._unknown(job, task)
-            case Unreadable(reason, text):
-                return self.failed(job, Failure("MalformedMessage", text), reason)
+            case Unreadable(reason, text, error):
+                return self.failed(job, Failure(error, text), reason)
             case Interrupted() if job.is_settled_early:
                 text = "the worker stopped while it ran, and a job with acks_late=False runs at most once"
                 return self.failed(job, Failure("Interrupted", text), "failed", call, options)
@@ -120,7 +123,7 @@ class Judge:
             retries=header.retries,
             losses=header.losses,
         )
-        return Bury(record, ttl, letter.encode())
+        return Bury(record, ttl, seal_letter(self.keyring, job.keys.main, letter).encode())
 
     def started(self, job: ClaimedJob, call: Call) -> bytes:
         """The record of a job that runs."""
@@ -135,6 +138,8 @@ class Judge:
             return Ack(self._record(State.SUCCESS, job, call), "0")
         if call is not None and call.enqueued is not None and job.started_ms is not None and _is_uneventful(job, call):
             record = encode_success(result, call.task, job.worker, call.enqueued, job.started_ms, self.now_ms())
+            if self.keyring is not None:
+                record = seal_record(self.keyring, job.keys.main, job.id, record)
         else:
             record = self._record(State.SUCCESS, job, call, result=result)
         return Ack(record, self.ttl(options))
@@ -194,7 +199,7 @@ class Judge:
         return Defer(job.message.changed(id=job.id), delay_s, record, is_quiet=True)
 
     def _moving(self, job: ClaimedJob, call: Call, to: Onward) -> Transfer:
-        message = job.message.rewritten({"move": None}, id=job.id, since=0)
+        message = job.message.rewritten({"move": None}, id=job.id, since=0).for_queue(to.queue)
         again = job.message.rewritten({"move": Onward.to(to.queue).encode()}, id=job.id)
         record = self._record(State.RETRY, job, call, failure=_last_failure(call), moved=to.queue)
         return Transfer(to, message, record, again)
@@ -246,7 +251,7 @@ class Judge:
             about |= {"history": call.history or None, "moved": moved}
         if job.progress is not None:
             about["progress"] = fragment(job.progress)
-        return Record(state, result, failure, about).encode()
+        return seal_record(self.keyring, job.keys.main, job.id, Record(state, result, failure, about).encode())
 
 
 def _is_uneventful(job: ClaimedJob, call: Call) -> bool:

@@ -20,6 +20,7 @@ from rqueue.log import event
 from rqueue.wire import codec
 from rqueue.wire.message import Call
 from rqueue.wire.record import Letter, decode_record, state_of
+from rqueue.wire.seal import Keyring, open_record
 from rqueue.wire.state import State
 from rqueue.worker.inflight import ClaimedJob
 from rqueue.worker.outcome import (
@@ -57,10 +58,11 @@ class Observers:
         hooks: the app's hooks.
         signals: the app's signals.
         tasks: the tasks, with their hooks.
+        keyring: what was stored was sealed with it.
     """
 
-    def __init__(self, hooks: Hooks, signals: Signals, tasks: Registry) -> None:
-        self._hooks, self._signals, self._tasks = hooks, signals, tasks
+    def __init__(self, hooks: Hooks, signals: Signals, tasks: Registry, keyring: Keyring | None = None) -> None:
+        self._hooks, self._signals, self._tasks, self._keyring = hooks, signals, tasks, keyring
 
     def __bool__(self) -> bool:
         return self._signals.is_used
@@ -109,7 +111,7 @@ class Observers:
             )
         if state is None:
             return
-        told = _outcome_of(job, call, outcome, settlement, state)
+        told = _outcome_of(self._keyring, job, call, outcome, settlement, state)
         self._observe(job, told, call, task, outcome)
         sources = (task.hooks, self._hooks) if task is not None else (self._hooks,)
         names = [_HOOK_OF[state]] if state in _HOOK_OF else []
@@ -144,7 +146,7 @@ class Observers:
         }
         if told.state is State.SUCCESS and signals.task_success:
             signals.task_success.send(sender, result=told.result, **about)
-        elif told.state is State.FAILURE and told.reason == "malformed" and signals.task_rejected:
+        elif told.state is State.FAILURE and told.reason in ("malformed", "not authentic") and signals.task_rejected:
             signals.task_rejected.send(job.worker, message=job.message.raw, exc=told.error)
         elif told.state is State.FAILURE and signals.task_failure:
             signals.task_failure.send(sender, **about, **error)
@@ -205,11 +207,16 @@ def _value(outcome: Outcome) -> Any:
 
 
 def _outcome_of(
-    job: ClaimedJob, call: Call, outcome: Outcome | None, settlement: Settlement, state: State
+    keyring: Keyring | None,
+    job: ClaimedJob,
+    call: Call,
+    outcome: Outcome | None,
+    settlement: Settlement,
+    state: State,
 ) -> JobOutcome:
     """What is told of it: what was written, and the objects themselves where they are at hand."""
     assert isinstance(settlement, Ack | Bury | Defer | Revoke)
-    fields = decode_record(settlement.record)
+    fields = decode_record(open_record(keyring, job.keys.main, job.id, settlement.record))
     error, exception = fields.get("error"), None
     if isinstance(outcome, Failed):
         exception = outcome.error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rqueue.errors import Retry
+from rqueue.errors import MalformedMessage, Retry
 from rqueue.wire.message import Call, Message, Onward
 from rqueue.wire.record import Failure
 
@@ -72,10 +72,11 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """The message is not one."""
+    """The message is not one, or not one of ours."""
 
     reason: str
     text: str
+    error: str = MalformedMessage.__name__
 
 
 @dataclass(frozen=True, slots=True)

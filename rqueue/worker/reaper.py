@@ -22,6 +22,7 @@ from rqueue.policy.redelivery import Redelivery, charged, redeliver
 from rqueue.wire.keys import QueueKeys
 from rqueue.wire.message import Call, Header, Message
 from rqueue.wire.record import Failure
+from rqueue.wire.seal import as_trusted
 from rqueue.worker.inflight import ClaimedJob, describe
 from rqueue.worker.judge import Judge
 from rqueue.worker.observers import Listening
@@ -250,6 +251,7 @@ class Reaper:
 
     async def _bury(self, keys: QueueKeys, worker: str, raw: bytes, message: Message) -> bool:
         """A job that has cost too many workers becomes a dead letter; false when its worker is alive after all."""
+        message = as_trusted(self._judge.keyring, message, keys.main)
         job = ClaimedJob(keys, worker, message, str(message.header.id), rank=0)
         losses = message.header.losses
         failure = Failure(WorkerLost.__name__, f"{losses} workers died while they ran it; the last was {worker}")
@@ -312,4 +314,6 @@ def for_operators(client: Client, queues: Sequence[QueueKeys]) -> Reaper:
     """
     config = replace(WorkerConfig(), max_deliveries=sys.maxsize)
     broker, limits = client.session().broker, client.config.limits
-    return Reaper(broker, queues, client.tasks, Judge(limits, config, broker.clock.now_ms), limits, config)
+    return Reaper(
+        broker, queues, client.tasks, Judge(limits, config, broker.clock.now_ms, client.keyring), limits, config
+    )

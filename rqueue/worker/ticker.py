@@ -19,6 +19,7 @@ from rqueue.log import event
 from rqueue.policy.periodic import declared, job_id, look, look_at
 from rqueue.wire.keys import QueueKeys
 from rqueue.wire.periodic import Entry
+from rqueue.wire.seal import open_schedule, seal_schedule
 from rqueue.worker.lease import Lease
 
 _PAUSE_S = 1.0
@@ -110,7 +111,7 @@ class Ticker:
             await self._broker.plan(keys, name, b"", b"", None)  # half of it was deleted by hand
             return 0
         try:
-            entry = Entry.decode(read)
+            entry = self._decode(keys, name, read)
             found = look(name, entry, now_ms)
         except (MalformedMessage, ConfigError, MissingDependency) as exc:
             if self._refused.get((keys.name, name)) != read:
@@ -120,10 +121,14 @@ class Ticker:
         if self._is_gone(keys, name, entry):
             await self._remove(keys, name, read)
             return 0
-        made = [(job_id(name, due), message_of(entry, job_id(name, due), now_ms)) for due in found.fires]
+        keyring = self._client.keyring
+        made = [
+            (job_id(name, due), message_of(entry, job_id(name, due), now_ms, keyring, keys.main)) for due in found.fires
+        ]
         tick = Tick(
             name, read, now_ms, level_of(entry),
-            found.entry.encode(), found.look_ms, found.last_id, found.held.encode(), found.held_look_ms, made,
+            self._encode(keys, name, found.entry), found.look_ms, found.last_id,
+            self._encode(keys, name, found.held), found.held_look_ms, made,
         )  # fmt: skip
         try:
             outcome = await self._broker.tick(keys, tick)
@@ -145,11 +150,13 @@ class Ticker:
             await self._broker.sync_clock()
         for name, definition in wanted.items():
             read = stored.get(name, b"")
-            entry = declared(definition, _readable(read), self._broker.clock.now_ms())
-            if entry is not None and not await self._broker.plan(keys, name, read, entry.encode(), look_at(entry)):
+            entry = declared(definition, self._readable(keys, name, read), self._broker.clock.now_ms())
+            if entry is None:
+                continue
+            if not await self._broker.plan(keys, name, read, self._encode(keys, name, entry), look_at(entry)):
                 return False
         for name, read in stored.items():
-            old = _readable(read)
+            old = self._readable(keys, name, read)
             if old is not None and self._is_gone(keys, name, old) and not await self._remove(keys, name, read):
                 return False
         return True
@@ -167,12 +174,17 @@ class Ticker:
             event(logging.INFO, "periodic schedule is no longer declared", queue=keys.name, schedule=name)
         return done
 
+    def _encode(self, keys: QueueKeys, name: str, entry: Entry) -> bytes:
+        return seal_schedule(self._client.keyring, keys.main, name, entry.encode())
+
+    def _decode(self, keys: QueueKeys, name: str, read: bytes) -> Entry:
+        return Entry.decode(open_schedule(self._client.keyring, keys.main, name, read))
+
+    def _readable(self, keys: QueueKeys, name: str, read: bytes) -> Entry | None:
+        try:
+            return self._decode(keys, name, read) if read else None
+        except MalformedMessage:
+            return None
+
     def _note(self, left_s: float) -> None:
         self.left_s = min(self.left_s, left_s)
-
-
-def _readable(read: bytes) -> Entry | None:
-    try:
-        return Entry.decode(read) if read else None
-    except MalformedMessage:
-        return None

@@ -225,7 +225,7 @@ class Worker:
     def told_of_end(self, told: dict[str, Any]) -> None:
         """The supervisor has settled a job, and its hooks are called here."""
         if self.has_started and self._observers:
-            self._observers.settled(*read(told, self._client.keys))
+            self._observers.settled(*read(told, self._client.keys, self._client.keyring))
 
     async def run(self) -> None:
         """Work until :meth:`stop`.
@@ -301,14 +301,14 @@ class Worker:
         client, config, inflight, lease, queues = self._client, self._config, self._inflight, self._lease, self._queues
         limits, signals = client.config.limits, inflight.signals
         self._broker = broker = Broker(client.endpoint, client.keys)
-        self._judge = judge = Judge(limits, config, broker.clock.now_ms)
+        self._judge = judge = Judge(limits, config, broker.clock.now_ms, client.keyring)
         self._schedule = schedule = Schedule(signals.promote)
         parent = self._parent
         # In solo the loop stands still for as long as a job's function runs: that says nothing.
         stall_s = math.inf if config.pool == "solo" else config.max_loop_stall_s
         self._heart = Heart(client.endpoint, queues, lease, signals, self._card, stall_s, self._is_renewed_by_parent)
         self._gauge = Gauge(inflight, parent, self._card, self._spent)
-        self._observers = observers = Observers(client.hooks, client.signals, client.tasks)
+        self._observers = observers = Observers(client.hooks, client.signals, client.tasks, client.keyring)
         self._settler = Settler(broker, inflight, limits, judge, observers=observers)
         self._fetcher = Fetcher(broker, queues, inflight, lease, schedule, judge, client.config, config, observers)
         pool = executor_for(config, inflight.slots, self.main_thread)
@@ -333,9 +333,8 @@ class Worker:
         self._resources = Resources(client)
         scale = Autoscale(*config.autoscale) if config.autoscale is not None else None
         self._autoscaler = Autoscaler(broker, self._fetcher.served, inflight, scale, self.resize)
-        self._control = Control(
-            broker, lease, self._verbs(), self._parent.ask if parent.replaces else None, self._passed_on()
-        )
+        upward = self._parent.ask if parent.replaces else None
+        self._control = Control(broker, lease, self._verbs(), upward, self._passed_on(), client.keyring)
 
     def _progress_of(self, client: Client, broker: Broker, judge: Judge) -> Progress:
         if self._config.pool == "solo":  # while a function runs this loop stands still

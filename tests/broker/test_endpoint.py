@@ -128,6 +128,8 @@ def test_what_is_shown_of_a_url(url, shown):
         f"//:{SECRET}@host",
         f"redis:/:{SECRET}@host",
         f"redis::{SECRET}@host",
+        f"redis://host/0?password=x@{SECRET}",
+        f"redis://host/0#x@{SECRET}",
         f"redis://:{SECRET}/x@host:6379",  # not percent-encoded
         f"redis://:{SECRET}#x@host:6379",
         f"redis://:{SECRET}?x@host:6379",
@@ -135,7 +137,6 @@ def test_what_is_shown_of_a_url(url, shown):
         f"redis://:1/{SECRET}@host:6379",
         f"redis://user:x#{SECRET}@host:6379",
         f"redis://[:{SECRET}@host",
-        f"redis://host/0?password=x@{SECRET}",
         f"redis+sentinel://:{SECRET}@a,b",
         f"redis+sentinel://a,b/m?sentinel_pass={SECRET}",
         f"redis+sentinel://a,b/m?sentinel_password=x@{SECRET}",

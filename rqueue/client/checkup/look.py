@@ -60,7 +60,7 @@ class Seen:
     def call(self) -> Call | None:
         """What it asks for; None when it cannot be read."""
         try:
-            return Call.decode(Message.parse(self.raw).body)
+            return Call.decode(Message.parse(self.raw).body, is_glance=True)
         except MalformedMessage:
             return None
 
