@@ -74,11 +74,12 @@ class Endpoint:
                     url, retry=AsyncRetry(NoBackoff(), 0), **options
                 )
                 self._sync_pool = redis.ConnectionPool.from_url(url, retry=SyncRetry(NoBackoff(), 0), **options)
-        except ValueError:
+                self._sync_pool.make_connection()  # opens nothing; an option that there is not is refused here
+        except (ValueError, TypeError, redis.exceptions.RedisError):
             # Its text is not shown: it may quote the password.
             raise ConfigError(
-                f"url {self.shown!r}: malformed; write redis://user:password@host:port/db, "
-                "with / ? # and @ in the password percent-encoded"
+                f"url {self.shown!r}: malformed, or with an option that there is not; write "
+                "redis://user:password@host:port/db, with / ? # and @ in the password percent-encoded"
             ) from None
 
     def move_clock(self, key: bytes | None) -> None:
