@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import platform
 import resource
 import secrets
@@ -40,6 +41,8 @@ QUEUE = "default"
 BATCH = 5_000
 AT_ONCE = 100
 BUDGET = "1.3 x message + 160"
+SCHEDULED_BYTES = 520
+"""Beside its message a scheduled job needs no more, on any server: its id is in a set, a sorted set and a hash."""
 
 
 @dataclass
@@ -66,6 +69,11 @@ class Table:
 def used(server: redis.Redis[bytes]) -> int:
     """Bytes that Redis has allocated."""
     return int(server.info("memory")["used_memory"])
+
+
+def script_ms(client: redis.Redis[bytes]) -> float:
+    """Milliseconds of Redis's own for a script, since its figures were reset: whatever else the machine does."""
+    return float(client.info("commandstats")["cmdstat_evalsha"]["usec_per_call"]) / 1000
 
 
 async def fill(app: rqueue.RQueue, count: int, text: str, **options: Any) -> None:
@@ -114,6 +122,8 @@ async def promote_ms(app: rqueue.RQueue, broker: Broker, rounds: int, text: str)
         moved, _ = await broker.promote(keys)
         took.append((time.perf_counter() - began) * 1000)
         assert moved == AT_ONCE
+    while await broker.purge(keys):
+        pass  # they are not what is measured
     return took
 
 
@@ -127,17 +137,24 @@ async def look_ms(app: rqueue.RQueue, rounds: int) -> list[float]:
     return took
 
 
-def command_s(url: str, rounds: int) -> list[float]:
-    """Seconds of ``rqueue queues`` as a command, from its start to its end."""
-    took = []
+async def commanded(url: str, rounds: int, what: str, table: Table) -> None:
+    """Seconds of ``rqueue queues`` as a command, from its start to its end, and of processor time."""
+    took, busy = [], []
     for _ in range(rounds):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "rqueue", "queues", "--url", url], check=True, capture_output=True)
+        before, began = os.times(), time.perf_counter()
+        command = [sys.executable, "-m", "rqueue", "queues", "--url", url]
+        await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
         took.append(time.perf_counter() - began)
-    return took
+        after = os.times()
+        busy.append(sum(after[2:4]) - sum(before[2:4]))
+    if rounds:
+        table.add(f"`rqueue queues`, {what}", "s", took)
+        table.add(f"`rqueue queues`, {what}: its processor time", "s", busy)
 
 
-async def waiting(server: EmbeddedServer, backlogs: Sequence[int], rounds: int, text: str, table: Table) -> None:
+async def waiting(
+    server: EmbeddedServer, backlogs: Sequence[int], rounds: int, text: str, table: Table, commands: int = 5
+) -> None:
     """Jobs that wait, at each backlog."""
     app, client = made(server.url), redis.Redis.from_url(server.url)
     async with app:
@@ -148,16 +165,20 @@ async def waiting(server: EmbeddedServer, backlogs: Sequence[int], rounds: int, 
         for backlog in backlogs:
             await fill(app, backlog - here, text)
             here = max(here, backlog)
+            client.config_resetstat()
             table.add(f"claim of {AT_ONCE}, {backlog:,} wait", "ms", await claim_ms(broker, rounds))
+            table.add(f"a claim, or its undoing, in Redis, {backlog:,} wait", "ms", [script_ms(client)])
         message = len(client.lindex(app.keys.queue(QUEUE).main, 0) or b"")
         table.add(f"message of the last of {here:,}", "bytes", [message])
         table.add("memory a waiting job", "bytes", [(used(client) - before) / (here - AT_ONCE)])
         table.add(f"allowed: {BUDGET}", "bytes", [1.3 * message + 160])
         table.add("what `rqueue queues` asks, they wait", "ms", await look_ms(app, rounds))
-        table.add("`rqueue queues`, they wait", "s", await asyncio.to_thread(command_s, server.url, 5))
+        await commanded(server.url, commands, "they wait", table)
 
 
-async def scheduled(server: EmbeddedServer, backlogs: Sequence[int], rounds: int, text: str, table: Table) -> None:
+async def scheduled(
+    server: EmbeddedServer, backlogs: Sequence[int], rounds: int, text: str, table: Table, commands: int = 5
+) -> None:
     """Jobs that are scheduled, at each backlog."""
     app, client = made(server.url), redis.Redis.from_url(server.url)
     async with app:
@@ -171,10 +192,13 @@ async def scheduled(server: EmbeddedServer, backlogs: Sequence[int], rounds: int
             if backlog == backlogs[-1]:
                 table.add("memory a scheduled job", "bytes", [(used(client) - before) / here])
                 message = len(client.hrandfield(app.keys.queue(QUEUE).messages, 1, withvalues=True)[1])
+                table.add("message of a scheduled job", "bytes", [message])
                 table.add(f"allowed to scheduled ones: {BUDGET}", "bytes", [1.3 * message + 160])
-            table.add(f"promotion of {AT_ONCE}, {backlog:,} scheduled", "ms", await promote_ms(app, broker, rounds, text))
+            table.add(
+                f"promotion of {AT_ONCE}, {backlog:,} scheduled", "ms", await promote_ms(app, broker, rounds, text)
+            )
         table.add("what `rqueue queues` asks, they are scheduled", "ms", await look_ms(app, rounds))
-        table.add("`rqueue queues`, they are scheduled", "s", await asyncio.to_thread(command_s, server.url, 5))
+        await commanded(server.url, commands, "they are scheduled", table)
 
 
 class Waiters:

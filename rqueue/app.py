@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -63,8 +63,12 @@ class RQueue(Client):
             dead_ttl_s=seconds(dead_ttl, "dead_ttl"),
             enqueue_timeout_s=seconds(enqueue_timeout, "enqueue_timeout"),
         )
-        if isinstance(queues, str):
+        if isinstance(queues, str) or not isinstance(queues, Iterable | None):
             raise ConfigError(f"queues {queues!r}: a list of queues")
+        if not isinstance(routes, Mapping | None) or not all(isinstance(pattern, str) for pattern in routes or ()):
+            raise ConfigError(
+                f"routes {routes!r}: queues by patterns of tasks' names, for example {{'*.email.*': 'email'}}"
+            )
         named: dict[str, Queue] = {}
         for given in queues or ("default",):
             queue = given if isinstance(given, Queue) else Queue(given)
