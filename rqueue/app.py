@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -83,6 +83,10 @@ class RQueue(Client):
             durability=os.environ.get("RQUEUE_DURABILITY", "memory") if durability is None else durability,
             replicas=replicas,
         )
+        if not isinstance(routes, Mapping | None) or not all(isinstance(pattern, str) for pattern in routes or ()):
+            raise ConfigError(
+                f"routes {routes!r}: queues by patterns of tasks' names, for example {{'*.email.*': 'email'}}"
+            )
         pairs = tuple((pattern, check_queue_name(queue)) for pattern, queue in (routes or {}).items())
         keyring = Keyring.of(signing_keys, encryption_keys, allow_unsigned, os.environ)
         super().__init__(Endpoint(url), AppConfig(namespace, _named(queues), pairs, limits), keyring)
@@ -169,7 +173,7 @@ class RQueue(Client):
 
 
 def _named(queues: Sequence[Queue | str]) -> dict[str, Queue]:
-    if isinstance(queues, str):
+    if isinstance(queues, str) or not isinstance(queues, Iterable | None):
         raise ConfigError(f"queues {queues!r}: a list of queues")
     named: dict[str, Queue] = {}
     for given in queues or ("default",):

@@ -17,6 +17,10 @@ DURABILITIES: Final = ("memory", "replicated", "fsync")
 POOLS: Final = ("async", "threads", "prefork", "solo")
 
 
+MOST_SLOTS: Final = 1_000_000
+"""Jobs at once in a worker, at most: more than any process can run, and a number that every JSON can carry."""
+
+
 @dataclass(frozen=True, slots=True)
 class Queue:
     """A queue of the app.
@@ -121,12 +125,12 @@ class WorkerConfig:
             raise ConfigError(f"queues {self.queues!r}: a list of queues' names")
         for queue in self.queues:
             check_queue_name(queue)
-        whole("concurrency", self.concurrency, 1)
+        whole("concurrency", self.concurrency, 1, MOST_SLOTS)
         if self.prefetch_multiplier == 0:
             raise ConfigError(
                 "prefetch_multiplier 0: there is no 'no limit' here (Celery's 0); 1 holds only what can start now"
             )
-        whole("prefetch_multiplier", self.prefetch_multiplier, 1)
+        whole("prefetch_multiplier", self.prefetch_multiplier, 1, MOST_SLOTS)
         positive("lease", self.lease_s, minimum=0.01)
         whole("max_deliveries", self.max_deliveries, 1)
         positive("block", self.block_s, minimum=0.001)
@@ -147,9 +151,11 @@ class WorkerConfig:
             if getattr(self, name) is not None:
                 whole(name, getattr(self, name), 1)
         if self.autoscale is not None:
+            if not isinstance(self.autoscale, tuple) or len(self.autoscale) != 2:
+                raise ConfigError(f"autoscale {self.autoscale!r}: a pair: most and fewest jobs at once")
             most, fewest = self.autoscale
             whole("autoscale, fewest", fewest, 1)
-            whole("autoscale, most", most, fewest)
+            whole("autoscale, most", most, fewest, MOST_SLOTS)
 
     @property
     def heartbeat_s(self) -> float:
@@ -198,14 +204,16 @@ def positive(name: str, value: object, maximum: float | None = None, minimum: fl
         raise ConfigError(f"{name} {value!r}: at most {maximum}")
 
 
-def whole(name: str, value: object, minimum: int) -> None:
-    """Refuse what is not a whole number from the minimum.
+def whole(name: str, value: object, minimum: int, maximum: int | None = None) -> None:
+    """Refuse what is not a whole number from the minimum, to the maximum where there is one.
 
     Raises:
         ConfigError: it is not.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
         raise ConfigError(f"{name} {value!r}: a whole number from {minimum}")
+    if maximum is not None and value > maximum:
+        raise ConfigError(f"{name} {value!r}: a whole number from {minimum} to {maximum:,}")
 
 
 def check_time_limits(limit_s: float | None, soft_s: float | None) -> None:

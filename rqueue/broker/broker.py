@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rqueue.broker.ack import Done, Settling
-from rqueue.broker.calls import every, or_nothing
+from rqueue.broker.calls import every, number_of, or_nothing, text_of
 from rqueue.broker.cancel import Stopping
 from rqueue.broker.claim import Claim, Claimed, Claiming, Stopped, fingerprint, task_names
 from rqueue.broker.enqueue import Enqueued, Producing
@@ -22,7 +22,7 @@ from rqueue.broker.revive import Burying
 from rqueue.broker.survey import Survey
 from rqueue.broker.upkeep import Upkeep
 from rqueue.errors import BrokerError, BrokerUnavailable, ReplyLost
-from rqueue.wire.keys import MAIN, QueueKeys
+from rqueue.wire.keys import MAIN, QueueKeys, is_queue_name
 from rqueue.wire.message import TOKEN
 
 
@@ -73,8 +73,8 @@ class Broker(Producing, Claiming, Settling, Leasing, Scheduling, Stopping, Buryi
     """
 
     async def queues(self) -> list[str]:
-        """Every queue that a worker or producer has used."""
-        return sorted(name.decode() for name in await self._link.call(b"SMEMBERS", self.keys.queues))
+        """Every queue that a worker or producer has used; what is no queue's name is passed over."""
+        return sorted(filter(is_queue_name, map(text_of, await self._link.call(b"SMEMBERS", self.keys.queues))))
 
     async def known(self, pairs: Sequence[tuple[QueueKeys, str]]) -> list[Known | BrokerError]:
         """What is stored of each id, in one round trip, or why Redis does not say.
@@ -122,7 +122,11 @@ class Broker(Producing, Claiming, Settling, Leasing, Scheduling, Stopping, Buryi
             running=sum(running),
             dead=dead,
             workers=len(workers),
-            counts={counts[index].decode(): int(counts[index + 1]) for index in range(0, len(counts), 2)},
+            counts={
+                text_of(state): number
+                for state, value in zip(counts[::2], counts[1::2], strict=True)
+                if (number := number_of(value)) is not None
+            },
             is_paused=pauses != [None, None],
             paused_tasks=tuple(task_names(tasks)),
         )

@@ -15,6 +15,7 @@ from rqueue.policy.clock import RedisClock
 from rqueue.wire.keys import Keys
 
 REPLY_TIMEOUT_S: Final = 10.0
+_END_OF_TIME_MS: Final = 253_402_300_799_999
 
 
 class Calls:
@@ -188,6 +189,21 @@ async def every(calls: Sequence[asyncio.Future[Reply]]) -> list[Any]:
         if isinstance(reply, BaseException):
             raise reply
     return replies
+
+
+def text_of(name: bytes) -> str:
+    """A name that somebody has put there, whatever its bytes; as an argument it is these bytes again."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+def moment_of(score: bytes) -> int:
+    """A time in a sorted set as whole ms since the epoch; infinity is the end of all times that are such."""
+    return int(min(max(float(score), -_END_OF_TIME_MS), _END_OF_TIME_MS))
+
+
+def number_of(value: bytes) -> int | None:
+    """A whole number as it stands in Redis, or None for what is none."""
+    return int(value) if len(value) < 20 and value.isdigit() else None
 
 
 def name_of(worker: str) -> bytes:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from rqueue.broker.ack import Done, check_done
-from rqueue.broker.calls import Calls, name_of, or_nothing
+from rqueue.broker.calls import Calls, name_of, number_of, or_nothing, text_of
 from rqueue.broker.link import Argument
+from rqueue.wire.history import is_moment
 from rqueue.wire.keys import MAIN, QueueKeys
 from rqueue.wire.message import TOKEN
 
@@ -65,8 +66,7 @@ class Stopping(Calls):
             return []
         ids = [member.removeprefix(b"job:") for member in found]
         alive = await self._link.call(b"SMISMEMBER", keys.jobs, *ids)
-        ended = (job_id for job_id, is_alive in zip(ids, alive, strict=True) if not is_alive)
-        return [job_id.decode("utf-8", "surrogateescape") for job_id in ended]
+        return [text_of(job_id) for job_id, is_alive in zip(ids, alive, strict=True) if not is_alive]
 
     async def waiting(self, keys: QueueKeys, level: int, start: int, count: int) -> list[bytes]:
         """Some messages of a waiting list, the newest first, tokens among them."""
@@ -87,10 +87,10 @@ class Stopping(Calls):
         return bool(await self._run("declare", (self.keys.paused,), (field,)))
 
     async def declared(self) -> dict[str, int]:
-        """What is paused, and since when in ms since the epoch."""
+        """What is paused, and since when in ms since the epoch; 0 where that cannot be read."""
         flat = await self._link.call(b"HGETALL", self.keys.paused)
-        names = (name.decode("utf-8", "surrogateescape") for name in flat[::2])
-        return {name: int(since) for name, since in zip(names, flat[1::2], strict=True)}
+        found = zip(map(text_of, flat[::2]), map(number_of, flat[1::2]), strict=True)
+        return {field: since if is_moment(since) else 0 for field, since in found if _is_pause(field)}
 
     async def withdraw(self, field: str) -> bool:
         """Undo :meth:`declare`; false when it was not written down. May be repeated."""
@@ -115,7 +115,7 @@ class Stopping(Calls):
             cursor, flat = await self._link.call(b"ZSCAN", keys.scheduled, cursor, b"COUNT", SCAN_AT_ONCE)
             for job_id, due in zip(flat[::2], flat[1::2], strict=True):
                 if not float(due).is_integer():
-                    found[job_id.decode()] = float(due)
+                    found[text_of(job_id)] = float(due)
             if not int(cursor):
                 return sorted(found, key=lambda job_id: (found[job_id], job_id))
 
@@ -123,3 +123,9 @@ class Stopping(Calls):
         """Make parked jobs due: (id, how many ms ago). How many were still parked. May be repeated."""
         arguments: list[Argument] = [part for job in jobs for part in job]
         return int(await self._run("unpark", (keys.scheduled, keys.main), arguments))
+
+
+def _is_pause(field: str) -> bool:
+    """False for what somebody else has put among the pauses."""
+    kind, found, name = field.partition(":")
+    return field == "all" or (kind in ("queue", "task") and bool(found and name))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rqueue.broker.calls import Calls, in_ms, or_nothing
+from rqueue.broker.calls import Calls, in_ms, or_nothing, text_of
 from rqueue.broker.cluster import by_slot
 from rqueue.broker.link import Argument, Link, NoScript, Redirected, Reply
 from rqueue.errors import BrokerError, BrokerUnavailable
@@ -227,10 +227,10 @@ def fingerprint(raw: bytes) -> bytes:
 
 
 def _stopped(queue: int, is_paused: int, tasks: list[bytes], revoked: list[bytes]) -> Stopped:
-    ids = frozenset(job_id.decode() for job_id in revoked)
+    ids = frozenset(map(text_of, revoked))
     return Stopped(queue, bool(is_paused), frozenset(task_names(tasks)), ids)
 
 
 def task_names(stops: Sequence[bytes]) -> list[str]:
     """The tasks that stops of the form ``task:<name>`` are about."""
-    return [name.decode("utf-8", "surrogateescape").removeprefix("task:") for name in stops]
+    return [text_of(name).removeprefix("task:") for name in stops]

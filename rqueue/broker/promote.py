@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from rqueue.broker.calls import Calls
+from rqueue.broker.calls import Calls, moment_of, text_of
 from rqueue.broker.link import Argument
 from rqueue.wire.keys import QueueKeys
 
@@ -50,8 +50,7 @@ class Scheduling(Calls):
     async def scheduled(self, keys: QueueKeys, limit: int) -> list[tuple[str, int]]:
         """The queue's next scheduled jobs: id, and when it is due in ms since the epoch."""
         flat = await self._link.call(b"ZRANGE", keys.scheduled, 0, limit - 1, b"WITHSCORES")
-        pairs = zip(flat[::2], flat[1::2], strict=True)
-        return [(name.decode("utf-8", "surrogateescape"), int(float(due))) for name, due in pairs]
+        return [(text_of(name), moment_of(due)) for name, due in zip(flat[::2], flat[1::2], strict=True)]
 
     async def scheduled_messages(self, keys: QueueKeys, cursor: int) -> tuple[int, list[bytes]]:
         """One step through the messages of the scheduled jobs; the cursor to go on with is 0 at the end."""
@@ -82,18 +81,18 @@ class Scheduling(Calls):
     async def next_look(self, keys: QueueKeys) -> int | None:
         """When the queue's first schedule is looked at, in ms since the epoch; None without schedules."""
         first = await self._link.call(b"ZRANGE", keys.periodic, 0, 0, b"WITHSCORES")
-        return int(float(first[1])) if first else None
+        return moment_of(first[1]) if first else None
 
     async def ticking(self, keys: QueueKeys, now_ms: int) -> dict[str, bytes]:
         """The schedules to look at now, at most a hundred, the first first; b'' where only the name is left."""
         names = await self._link.call(b"ZRANGEBYSCORE", keys.periodic, b"-inf", now_ms, b"LIMIT", 0, 100)
         entries = await self._link.call(b"HMGET", keys.entries, *names) if names else []
-        return {name.decode(): entry or b"" for name, entry in zip(names, entries, strict=True)}
+        return {text_of(name): entry or b"" for name, entry in zip(names, entries, strict=True)}
 
     async def schedules(self, keys: QueueKeys) -> dict[str, bytes]:
         """The queue's schedules by name."""
         flat = await self._link.call(b"HGETALL", keys.entries)
-        return {flat[index].decode(): flat[index + 1] for index in range(0, len(flat), 2)}
+        return {text_of(flat[index]): flat[index + 1] for index in range(0, len(flat), 2)}
 
     async def schedule(self, keys: QueueKeys, name: str) -> bytes:
         """One schedule; b'' when there is none."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from rqueue.broker.calls import Calls, escape_glob, every, in_ms, or_nothing
+from rqueue.broker.calls import Calls, escape_glob, every, in_ms, or_nothing, text_of
 from rqueue.broker.cluster import by_slot
 from rqueue.broker.link import Argument
-from rqueue.wire.keys import QueueKeys
+from rqueue.wire.keys import QueueKeys, is_job_id
 from rqueue.wire.message import TOKEN
 
 
@@ -56,7 +56,7 @@ class Leasing(Calls):
             or_nothing(self._link.call(b"LRANGE", keys.processing(worker), 0, limit - 1), []),
             self._link.call(b"SMEMBERS", keys.started(worker)),
         )
-        return [raw for raw in messages if raw != TOKEN], {name.decode() for name in started}
+        return [raw for raw in messages if raw != TOKEN], set(filter(is_job_id, map(text_of, started)))
 
     async def reap(self, keys: QueueKeys, worker: str, items: Sequence[tuple[bytes, int, bytes]]) -> int:
         """Return a dead worker's messages: (bytes in the list, level, bytes as they go on). May be repeated.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from rqueue.broker.calls import Calls, in_ms
+from rqueue.broker.calls import Calls, in_ms, text_of
 from rqueue.wire.keys import QueueKeys
 
 PURGE_AT_ONCE: Final = 1000
@@ -45,7 +45,7 @@ class Burying(Calls):
         """Throw away up to 1,000 dead letters that are older than that; how many were."""
         before = self.clock.now_ms() - in_ms(keep_s)
         ids = await self._link.call(b"ZRANGEBYSCORE", keys.dead, b"-inf", before, b"LIMIT", 0, 1000)
-        return await self.discard(keys, [each.decode() for each in ids])
+        return await self.discard(keys, list(map(text_of, ids)))
 
     async def discard(self, keys: QueueKeys, ids: Sequence[str]) -> int:
         """Throw dead letters away; how many there were."""

@@ -13,7 +13,7 @@ from rqueue.cli import editor, options
 from rqueue.cli.exits import MEANINGS, Code, as_usage
 from rqueue.cli.jobs import read_arguments
 from rqueue.cli.lookup import find_client
-from rqueue.cli.output import confirm, fail, run, show_json, show_table
+from rqueue.cli.output import confirm, fail, printable, run, show_json, show_table
 from rqueue.client.admin import Admin, DeadLetter, Retried
 from rqueue.client.letters import ChangeKwargs, Changes, FilterKwargs, error_of
 from rqueue.client.registry import Registry
@@ -113,7 +113,7 @@ def show(
         show_json(_document(found))
         return
     for name, value in _shown(found).items():
-        typer.echo(f"{name}: {value}")
+        typer.echo(printable(f"{name}: {value}"))
     if found.letter.failure is not None and found.letter.failure.traceback:
         typer.echo(f"traceback:\n{found.letter.failure.traceback.rstrip()}")
     typer.echo(f"message: {found.letter.raw.decode('utf-8', 'backslashreplace')}")
@@ -344,9 +344,10 @@ def _check_choice(ids: list[str] | None, *, all_: bool) -> None:
 def _complain(done: Retried) -> None:
     """Say on stderr what could not be retried; the exit code is for what was asked for by id and is not there."""
     for job_id in done.alive:
-        typer.echo(f"rqueue: {job_id}: a job of this id is alive; its letter stays", err=True)
+        typer.echo(f"rqueue: {printable(job_id)}: a job of this id is alive; its letter stays", err=True)
     for job_id in done.unreadable:
-        typer.echo(f"rqueue: {job_id}: its message cannot be read, so no worker could run it; it stays", err=True)
+        text = f"rqueue: {printable(job_id)}: its message cannot be read, so no worker could run it; it stays"
+        typer.echo(text, err=True)
     if done.missing:
         fail(f"there is no dead letter {', '.join(done.missing)}", Code.NOT_FOUND)
     if done.alive or done.unreadable:

@@ -11,7 +11,7 @@ import typer
 from rqueue.app import RQueue
 from rqueue.cli import options
 from rqueue.cli.lookup import find_client, warn_of_unknown_task
-from rqueue.cli.output import run, show_json
+from rqueue.cli.output import printable, run, show_json
 from rqueue.client.events import Event
 from rqueue.policy.redaction import shown_value
 
@@ -67,14 +67,14 @@ def _show(event: Event, json: bool) -> None:
         typer.echo("… some were missed")
     moment = event.at.isoformat(timespec="milliseconds").replace("+00:00", "Z") if event.at is not None else "-"
     words = (moment, event.job_id, event.queue, event.info.task or "-", str(event.state), *_more(event))
-    typer.echo(" ".join(words))
+    typer.echo(printable(" ".join(words)))
 
 
 def _more(event: Event) -> list[str]:
     said: dict[str, Any] = event.progress or {}
     more = [f"{said['done']}/{said['total']}" if "total" in said else str(said["done"])] if "done" in said else []
     if "state" in said:
-        more.append(said["state"])
+        more.append(str(said["state"]))
     if event.info.error is not None:
         more.append(event.info.error.partition("\n")[0])
     return more

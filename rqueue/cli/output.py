@@ -37,6 +37,11 @@ def show_json(document: Any) -> None:
     typer.echo(codec.dumps(document).decode())
 
 
+def printable(text: str) -> str:
+    """The text in one line that a terminal only shows: names in Redis, and those that are typed, may have any bytes."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def show_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     """Print a table; None is shown as nothing."""
     table = Table(title=title, title_justify="left")
@@ -44,7 +49,7 @@ def show_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]
         # The first columns name things, the others count: a header that begins with a space is a number's.
         table.add_column(column.strip(), justify="right" if column.startswith(" ") else "left", overflow="fold")
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        table.add_row(*("" if cell is None else printable(str(cell)) for cell in row))
     console().print(table)
 
 
@@ -71,5 +76,5 @@ def fail(text: str, code: Code) -> NoReturn:
     Raises:
         typer.Exit: always.
     """
-    typer.echo(f"rqueue: {text}", err=True)
+    typer.echo(f"rqueue: {printable(text)}", err=True)
     raise typer.Exit(code)

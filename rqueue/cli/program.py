@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -31,7 +33,10 @@ class _Program(TyperGroup):
     """A group of commands in which an error of rqueue's is one line, and never a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
+        """Run the command; what no encoding of the terminal's has is shown all the same."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except RQueueError as exc:

@@ -18,7 +18,7 @@ from rqueue.broker.broker import Broker
 from rqueue.client.letters import ChangeKwargs, Changes, FilterKwargs, LetterFilter, with_message
 from rqueue.client.stops import forget
 from rqueue.errors import ConfigError, MalformedMessage
-from rqueue.wire.keys import QueueKeys
+from rqueue.wire.keys import QueueKeys, shown
 from rqueue.wire.message import Call, Message
 from rqueue.wire.record import Letter
 from rqueue.wire.seal import open_letter, opened
@@ -207,7 +207,7 @@ class Admin:
             sizes.workers,
             sizes.counts,
             sizes.is_paused,
-            sizes.paused_tasks,
+            tuple(map(shown, sizes.paused_tasks)),
         )
 
     async def workers(self) -> list[WorkerStatus]:
@@ -449,7 +449,7 @@ def _worker_status(worker: str, entries: Sequence[tuple[str, float, bytes | None
     if isinstance(told.get("queues"), list):
         known["serves"] = tuple(map(str, told["queues"]))
     queues = tuple(sorted(name for name, _, _ in entries))
-    return WorkerStatus(worker, queues, min(lease_s for _, lease_s, _ in entries), **known)
+    return WorkerStatus(shown(worker), queues, min(lease_s for _, lease_s, _ in entries), **known)
 
 
 def _of(kind: type[Any] | tuple[type[Any], ...], value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from rqueue.client.context import CURRENT
 from rqueue.client.portal import refuse_running_loop
 from rqueue.errors import JobExpired, JobFailed, JobRevoked, ResultNotKept
-from rqueue.wire.history import PastError, past_errors
+from rqueue.wire.history import PastError, is_history, is_moment, past_errors
 from rqueue.wire.record import decode_record
 from rqueue.wire.state import State
 
@@ -68,30 +68,33 @@ class JobInfo:
 
     @classmethod
     def of(cls, job_id: str, queue: str, record: bytes | None, *, is_dead: bool = False) -> JobInfo:
-        """What a stored record says; without one the job is PENDING, or FAILURE when it is dead."""
+        """What a stored record says; without one the job is PENDING, or FAILURE when it is dead.
+
+        Any program may write one: of a field that has not the kind that is its own, nothing is known.
+
+        Raises:
+            MalformedMessage: it is not a record.
+        """
         if record is None:
             return cls(job_id, queue, State.FAILURE if is_dead else State.PENDING, is_dead=is_dead)
         fields = decode_record(record)
-        error = fields.get("error")
+        error, history = _error(fields), fields.get("history")
+        texts = {name: _text(fields.get(name)) for name in ("task", "traceback", "worker", "parent_id", "root_id")}
         return cls(
             id=job_id,
             queue=queue,
             state=fields["state"],
-            task=fields.get("task"),
             result=fields.get("result"),
-            error=f"{error['type']}: {error['message']}" if error else None,
-            traceback=fields.get("traceback"),
-            attempts=fields.get("retries", 0) + 1,
-            losses=fields.get("losses", 0),
+            error=": ".join(error) if error else None,
+            attempts=_count(fields.get("retries")) + 1,
+            losses=_count(fields.get("losses")),
             enqueued=_moment(fields.get("enqueued")),
             started=_moment(fields.get("started")),
             finished=_moment(fields.get("finished")),
-            worker=fields.get("worker"),
-            parent_id=fields.get("parent_id"),
-            root_id=fields.get("root_id"),
             is_dead=is_dead,
-            history=past_errors(fields.get("history", ())),
+            history=past_errors(history) if is_history(history) else (),
             progress=_progress(fields.get("progress")),
+            **texts,
         )
 
 
@@ -232,21 +235,35 @@ def value_of(job_id: str, record: bytes) -> Any:
         if fields.get("dropped"):
             raise ResultNotKept(job_id)
         return fields.get("result")
-    error = fields.get("error") or {"type": "Unknown", "message": "Redis was too full to keep the error"}
+    kind, message = _error(fields) or ("Unknown", "Redis was too full to keep the error")
     if fields["state"] is State.REVOKED:
-        if error["type"] == "JobExpired":
+        if kind == "JobExpired":
             raise JobExpired(job_id, f"job {job_id} expired before it could start")
         raise JobRevoked(job_id, f"job {job_id} was revoked")
-    raise JobFailed(job_id, error["type"], error["message"], fields.get("traceback"))
+    raise JobFailed(job_id, kind, message, _text(fields.get("traceback")))
+
+
+def _error(fields: dict[str, Any]) -> tuple[str, str] | None:
+    """The type and the text of a record's error."""
+    error = fields.get("error")
+    kind, message = (error.get("type"), error.get("message")) if isinstance(error, dict) else (None, None)
+    return (kind, message) if isinstance(kind, str) and isinstance(message, str) else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and value > 0 else 0
 
 
 def _progress(found: Any) -> dict[str, Any] | None:
     """A record's progress with its time as a datetime; whatever else somebody has put there is none."""
     if not isinstance(found, dict):
         return None
-    at = found.get("at")
-    return {**found, "at": _moment(at) if isinstance(at, int) else None}
+    return {**found, "at": _moment(found.get("at"))}
 
 
-def _moment(epoch_ms: int | None) -> datetime | None:
-    return None if epoch_ms is None else datetime.fromtimestamp(epoch_ms / 1000, UTC)
+def _moment(epoch_ms: Any) -> datetime | None:
+    return datetime.fromtimestamp(epoch_ms / 1000, UTC) if is_moment(epoch_ms) else None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rqueue.client.inspector import Inspector
 from rqueue.errors import ConfigError, MalformedMessage
-from rqueue.wire.keys import QueueKeys, check_queue_name
+from rqueue.wire.keys import QueueKeys, check_queue_name, shown
 from rqueue.wire.message import Call, Message
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Pauses:
         found = []
         for field, since in sorted((await self._broker.declared()).items()):
             kind, _, name = field.partition(":")
-            found.append(Pause(kind, name or None, datetime.fromtimestamp(since / 1000, UTC)))
+            found.append(Pause(kind, shown(name) or None, datetime.fromtimestamp(since / 1000, UTC)))
         return found
 
     @property

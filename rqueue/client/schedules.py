@@ -171,6 +171,7 @@ class Schedules:
             stored = await self._broker.schedules(keys)
             for name in sorted(stored):
                 try:
+                    check_schedule_name(name)
                     found.append(ScheduleInfo.of(name, keys.name, self._decode(keys, name, stored[name])))
                 except (MalformedMessage, ConfigError, MissingDependency) as exc:  # the others are shown
                     text = "periodic schedule not readable"

@@ -82,8 +82,8 @@ class ControlRequest:
             problem = "'id' and 'verb' must be strings"
         elif not isinstance(args, dict | None):
             problem = "'args' must be an object"
-        elif to is not None and not (isinstance(to, list) and all(isinstance(each, str) for each in to)):
-            problem, to = "'to' must be null or a list of workers' ids", None
+        if to is not None and not (isinstance(to, list) and all(isinstance(each, str) for each in to)):
+            problem, to = problem or "'to' must be null or a list of workers' ids", None
         at = fields.get("at") if type(fields.get("at")) is int else None
         channel = reply if isinstance(reply, str) else None
         known_args = args if isinstance(args, dict) else {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard
 
 HISTORY_MAX: Final = 10
 """So many errors are kept, the last ones."""
@@ -43,13 +43,14 @@ def past_errors(history: Sequence[Entry]) -> tuple[PastError, ...]:
     return tuple(PastError(datetime.fromtimestamp(at / 1000, UTC), error) for at, error in history)
 
 
-def is_history(value: object) -> bool:
+def is_moment(value: object) -> TypeGuard[int]:
+    """True for ms since the epoch that a datetime can say; what else stands in a time's place is anybody's."""
+    return type(value) is int and 0 <= value < _FIRST_MS_OF_NO_DATE
+
+
+def is_history(value: object) -> TypeGuard[Sequence[Entry]]:
     """True for a list of pairs of ms since the epoch and a text."""
     return isinstance(value, list) and all(
-        isinstance(entry, list)
-        and len(entry) == 2
-        and type(entry[0]) is int
-        and 0 <= entry[0] < _FIRST_MS_OF_NO_DATE
-        and isinstance(entry[1], str)
+        isinstance(entry, list) and len(entry) == 2 and is_moment(entry[0]) and isinstance(entry[1], str)
         for entry in value
     )

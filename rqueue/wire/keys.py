@@ -20,15 +20,30 @@ _QUEUE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _JOB_ID = re.compile(r"[!-~]{1,128}")
 
 
+def is_queue_name(name: object) -> bool:
+    """True for a queue's name."""
+    return isinstance(name, str) and _QUEUE_NAME.fullmatch(name) is not None
+
+
+def is_job_id(job_id: object) -> bool:
+    """True for a job's id."""
+    return isinstance(job_id, str) and _JOB_ID.fullmatch(job_id) is not None and job_id != "-"
+
+
+def shown(name: str) -> str:
+    """A name that can be printed and sent as JSON, whatever bytes somebody has put in its place."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def check_queue_name(name: object) -> str:
     """Return the queue's name.
 
     Raises:
         ConfigError: it is not 1 to 64 of ``A-Z a-z 0-9 . _ -``.
     """
-    if not isinstance(name, str) or not _QUEUE_NAME.fullmatch(name):
+    if not is_queue_name(name):
         raise ConfigError(f"queue {name!r}: a queue's name is 1 to 64 of the characters A-Z a-z 0-9 . _ -")
-    return name
+    return str(name)
 
 
 def check_job_id(job_id: object) -> str:
@@ -37,11 +52,11 @@ def check_job_id(job_id: object) -> str:
     Raises:
         ConfigError: it is not 1 to 128 printable ASCII characters without spaces, or is ``-``.
     """
-    if not isinstance(job_id, str) or not _JOB_ID.fullmatch(job_id) or job_id == "-":
+    if not is_job_id(job_id):
         raise ConfigError(
             f"job_id {job_id!r}: an id is 1 to 128 printable ASCII characters without spaces, and not '-'"
         )
-    return job_id
+    return str(job_id)
 
 
 def _name(worker: str) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 
 from rqueue.errors import ConfigError, MalformedMessage
 from rqueue.wire import codec
+from rqueue.wire.history import is_moment
 from rqueue.wire.keys import LEVELS
 
 VERSION: Final = 1
@@ -129,21 +130,21 @@ def _is_text(value: Any) -> bool:
 
 _CHECKS: Final = {
     "task": (_is_text, "a task's name"),
-    "due": (_is_ms, "milliseconds since the epoch"),
+    "due": (is_moment, "milliseconds since the epoch"),
     "args": (lambda value: isinstance(value, list), "a list"),
     "kwargs": (lambda value: isinstance(value, dict | None), "an object"),
     "priority": (lambda value: value is None or (type(value) is int and value in LEVELS), "a number from 1 to 10"),
-    "expires": (lambda value: value is None or (type(value) in (int, float) and value > 0), "seconds above 0"),
+    "expires": (lambda value: value is None or (type(value) in (int, float) and 0 < value < 1e10), "seconds above 0"),
     "cron": (lambda value: value is None or _is_text(value), "a crontab expression"),
     "tz": (_is_text, "a time zone"),
-    "every": (lambda value: value is None or (_is_ms(value) and value > 0), "milliseconds above 0"),
+    "every": (lambda value: value is None or (_is_ms(value) and 0 < value < 1e12), "milliseconds above 0"),
     "misfire": (lambda value: value in MISFIRES, f"one of {', '.join(MISFIRES)}"),
     "grace": (_is_ms, "milliseconds"),
     "overlap": (lambda value: value in OVERLAPS, f"one of {', '.join(OVERLAPS)}"),
     "source": (lambda value: value in ("code", "added"), "code or added"),
     "code": (lambda value: value is None or _is_text(value), "a text"),
     "paused": (lambda value: isinstance(value, bool), "true or false"),
-    "last": (lambda value: value is None or _is_ms(value), "milliseconds since the epoch"),
+    "last": (lambda value: value is None or is_moment(value), "milliseconds since the epoch"),
     "last_id": (lambda value: value is None or _is_text(value), "a job's id"),
-    "pending": (lambda value: isinstance(value, list) and all(map(_is_ms, value)), "a list of milliseconds"),
+    "pending": (lambda value: isinstance(value, list) and all(map(is_moment, value)), "a list of milliseconds"),
 }

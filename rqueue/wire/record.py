@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import orjson
 
-from rqueue.errors import MalformedMessage
+from rqueue.errors import ConfigError, MalformedMessage
 from rqueue.wire import codec
+from rqueue.wire.keys import check_queue_name
 from rqueue.wire.message import fragment
 from rqueue.wire.state import State
 
@@ -127,7 +128,12 @@ def moved_to(record: bytes) -> str | None:
     if b'"moved":"' not in record:
         return None
     fields = decode_record(record)
-    return None if fields["state"].is_final else fields.get("moved")
+    if fields["state"].is_final or "moved" not in fields:
+        return None
+    try:
+        return check_queue_name(fields["moved"])
+    except ConfigError as exc:
+        raise MalformedMessage(f"not a job's record: 'moved': {exc}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rqueue.client.registry import Registry
-from rqueue.config import check_time_limits, whole
+from rqueue.config import MOST_SLOTS, check_time_limits, whole
 from rqueue.errors import ConfigError
 from rqueue.wire.keys import Keys, check_job_id
 from rqueue.worker.executor import Executor
@@ -60,7 +60,7 @@ class Commands:
 
     def pool_grow(self, n: int = 1) -> dict[str, int]:
         """Run so many more jobs at once."""
-        whole("n", n, 1)
+        whole("n", n, 1, MOST_SLOTS - self.inflight.slots)
         return self._resized(self.inflight.slots + n)
 
     def pool_shrink(self, n: int = 1) -> dict[str, int]:

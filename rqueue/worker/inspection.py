@@ -16,7 +16,7 @@ from rqueue.client.registry import Registry
 from rqueue.config import AppConfig, WorkerConfig
 from rqueue.errors import MalformedMessage
 from rqueue.policy.clock import elapsed_s
-from rqueue.wire.keys import MAIN
+from rqueue.wire.keys import MAIN, shown
 from rqueue.wire.message import Call
 from rqueue.worker.executor import Executor
 from rqueue.worker.fetcher import Fetcher
@@ -100,7 +100,7 @@ class Inspection:
     async def scheduled(self) -> list[dict[str, Any]]:
         """The next scheduled jobs of the worker's queues; all workers of a queue tell the same."""
         found: list[dict[str, Any]] = [
-            {"id": job_id, "queue": keys.name, "due": due_ms / 1000}
+            {"id": shown(job_id), "queue": keys.name, "due": due_ms / 1000}
             for keys in self.fetcher.served
             for job_id, due_ms in await self.broker.scheduled(keys, SCHEDULED_SHOWN)
         ]

@@ -19,7 +19,7 @@ from rqueue.config import Limits, WorkerConfig
 from rqueue.errors import BrokerError, BrokerUnavailable, MalformedMessage, WorkerLost
 from rqueue.log import event
 from rqueue.policy.redelivery import Redelivery, charged, redeliver
-from rqueue.wire.keys import QueueKeys
+from rqueue.wire.keys import QueueKeys, shown
 from rqueue.wire.message import Call, Header, Message
 from rqueue.wire.record import Failure
 from rqueue.wire.seal import as_trusted
@@ -252,9 +252,9 @@ class Reaper:
     async def _bury(self, keys: QueueKeys, worker: str, raw: bytes, message: Message) -> bool:
         """A job that has cost too many workers becomes a dead letter; false when its worker is alive after all."""
         message = as_trusted(self._judge.keyring, message, keys.main)
-        job = ClaimedJob(keys, worker, message, str(message.header.id), rank=0)
+        job = ClaimedJob(keys, shown(worker), message, str(message.header.id), rank=0)
         losses = message.header.losses
-        failure = Failure(WorkerLost.__name__, f"{losses} workers died while they ran it; the last was {worker}")
+        failure = Failure(WorkerLost.__name__, f"{losses} workers died while they ran it; the last was {job.worker}")
         call, options = self._known(message)
         settlement = self._judge.failed(job, failure, "worker lost", call, options)
         assert isinstance(settlement, Ack | Bury)
@@ -282,10 +282,11 @@ class Reaper:
 
         If we die before this, they are simply not known any more.
         """
-        failure = Failure(WorkerLost.__name__, f"its worker died, and it runs at most once; the worker was {worker}")
+        name = shown(worker)
+        failure = Failure(WorkerLost.__name__, f"its worker died, and it runs at most once; the worker was {name}")
         revoked = await self._broker.revoked(keys, list(ids))
         for job_id in ids:
-            job = ClaimedJob(keys, worker, Message.build(Header(id=job_id), b"{}"), job_id, rank=0)
+            job = ClaimedJob(keys, name, Message.build(Header(id=job_id), b"{}"), job_id, rank=0)
             settlement = self._judge.failed(job, failure, "worker lost", None, TaskOptions(dead_letter=False))
             if job_id in revoked:
                 settlement = self._judge.decide(job, Revoked())

@@ -18,7 +18,7 @@ from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigErro
 from rqueue.log import event
 from rqueue.policy.periodic import declared, job_id, look, look_at
 from rqueue.wire.keys import QueueKeys
-from rqueue.wire.periodic import Entry
+from rqueue.wire.periodic import Entry, check_schedule_name
 from rqueue.wire.seal import open_schedule, seal_schedule
 from rqueue.worker.lease import Lease
 
@@ -111,6 +111,7 @@ class Ticker:
             await self._broker.plan(keys, name, b"", b"", None)  # half of it was deleted by hand
             return 0
         try:
+            check_schedule_name(name)
             entry = self._decode(keys, name, read)
             found = look(name, entry, now_ms)
         except (MalformedMessage, ConfigError, MissingDependency) as exc:

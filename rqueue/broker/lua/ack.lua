@@ -19,7 +19,7 @@ local worker, lane, number = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local last = redis.call('HGET', settled, lane)
 if last then
   local seen, outcome = string.match(last, '^(%d+) (%d*)$')
-  if tonumber(seen) >= number then return outcome end
+  if seen and tonumber(seen) >= number then return outcome end
 end
 if not redis.call('ZSCORE', workers, worker) then return false end
 -- Refused at maxmemory, and changes nothing otherwise; what follows an LREM is never refused.
@@ -50,10 +50,10 @@ for i = 4, #ARGV, 4 do
   out[#out + 1] = owned
 end
 for i = 1, #ended, 5000 do -- unpack takes 7,999 at most
-  redis.call('SREM', jobs, unpack(ended, i, math.min(i + 4999, #ended)))
-  redis.call('SREM', started, unpack(ended, i, math.min(i + 4999, #ended)))
+  redis.pcall('SREM', jobs, unpack(ended, i, math.min(i + 4999, #ended)))
+  redis.pcall('SREM', started, unpack(ended, i, math.min(i + 4999, #ended)))
 end
-for state, n in pairs(states) do redis.call('HINCRBY', counts, state, n) end
+for state, n in pairs(states) do redis.pcall('HINCRBY', counts, state, n) end
 redis.call('EXPIRE', counts, 86400)
 out = table.concat(out)
 redis.call('HSET', settled, lane, string.format('%.0f', number) .. ' ' .. out)

@@ -19,7 +19,7 @@ local worker, lane, number, id, record, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]
 local last = redis.call('HGET', settled, lane)
 if last then
   local seen, outcome = string.match(last, '^(%d+) (%d*)$')
-  if tonumber(seen) >= number then return outcome end
+  if seen and tonumber(seen) >= number then return outcome end
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -36,11 +36,12 @@ if type(probe) == 'table' and string.find(probe.err, 'OOM', 1, true) and letter 
   record = '{"state":"FAILURE","dropped":true}'
   letter = '{"id":' .. cjson.encode(id) .. ',"reason":"' .. reason .. '"}' .. (string.match(letter, '\n.*$') or '')
 end
+if letter ~= '' then redis.call('ZCARD', dead) redis.call('HLEN', letters) end -- another kind is refused here
 local owned = 0
 if redis.call('TYPE', processing).ok == 'list' then owned = redis.call('LREM', processing, -1, ARGV[4]) end
 if owned == 1 then
-  redis.call('SREM', KEYS[4], id)
-  redis.call('SREM', started, id)
+  redis.pcall('SREM', KEYS[4], id) -- what is no set holds no id, and the letter is written
+  redis.pcall('SREM', started, id)
   if letter ~= '' then
     redis.call('ZADD', dead, now, id)
     redis.call('HSET', letters, id, letter)
@@ -58,7 +59,7 @@ if owned == 1 then
   elseif ttl ~= '0' then
     redis.call('SET', KEYS[7], record, 'EX', ttl)
   end
-  redis.call('HINCRBY', KEYS[6], string.match(record, '^{"state":"(%u+)"'), 1)
+  redis.pcall('HINCRBY', KEYS[6], string.match(record, '^{"state":"(%u+)"'), 1)
   redis.call('EXPIRE', KEYS[6], 86400)
 end
 redis.call('HSET', settled, lane, string.format('%.0f', number) .. ' ' .. owned)

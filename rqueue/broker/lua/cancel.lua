@@ -69,7 +69,7 @@ if not gone then redis.call('ZADD', stops, 0, stop) end
 redis.call('SREM', jobs, id)
 redis.call('DEL', result)
 if ttl ~= '0' then redis.call('SET', result, record, unpack(ttl == '' and {} or { 'EX', ttl })) end
-redis.call('HINCRBY', KEYS[7], 'REVOKED', 1)
+redis.pcall('HINCRBY', KEYS[7], 'REVOKED', 1)
 redis.call('EXPIRE', KEYS[7], 86400)
 redis.pcall('PUBLISH', result, announced) -- an ACL may forbid it: then waiters look for themselves
 return { 1 }

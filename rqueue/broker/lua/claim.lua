@@ -10,7 +10,8 @@
 --
 -- The lease is renewed in the step: a claim never belongs to a worker without one. A message without a header gets one
 -- when it comes from a priority's list, so that it can go back there. A list that is none (somebody's string) is
--- passed over. What is left behind leaves a token in an empty main list, so that the next worker wakes.
+-- passed over, and so is what is no schedule; a queue whose stops cannot be read is paused. What is left behind leaves
+-- a token in an empty main list, so that the next worker wakes.
 -- EXISTS counts a key as often as it is named: one command tells whether there are priorities, and whether stops.
 local worker, lease, want, budget, first = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local queues, time, out, due, some, stops, paused = #KEYS / 15, redis.call('TIME'), {}, -1, {}, {}, {}
@@ -22,15 +23,15 @@ for q = 0, queues - 1 do
   local k = q * 15
   redis.call('LREM', KEYS[k + 1], 0, '') -- the token that a block took; a freeing write, so that a full Redis goes on
   redis.call('ZADD', KEYS[k + 2], now + lease, worker)
-  local soonest = redis.call('ZRANGE', KEYS[k + 3], 0, 0, 'WITHSCORES')[2]
-  if soonest and (due < 0 or soonest - now < due) then due = math.max(0, soonest - now) end
+  local soonest = redis.pcall('ZRANGE', KEYS[k + 3], 0, 0, 'WITHSCORES')[2]
+  if soonest and (due < 0 or soonest - now < due) then due = math.max(0, math.min(soonest - now, 1e15)) end
   local s, names = KEYS[k + 15], { unpack(KEYS, k + 5, k + 15) }
   for i = 12, 21 do names[i] = s end
   local found = redis.call('EXISTS', unpack(names))
   some[q] = found % 11 > 0
-  paused[q] = found >= 11 and (redis.call('ZSCORE', s, 'queue') or redis.call('ZSCORE', s, 'all'))
-  local tasks = found >= 11 and redis.call('ZRANGEBYLEX', s, '[task:', '(task;')
-  if tasks then stops[#stops + 1] = { q, paused[q] and 1 or 0, tasks, {} } end
+  local tasks = found >= 11 and redis.pcall('ZRANGEBYLEX', s, '[task:', '(task;')
+  paused[q] = tasks and (tasks.err or redis.call('ZSCORE', s, 'queue') or redis.call('ZSCORE', s, 'all'))
+  if tasks then stops[#stops + 1] = { q, paused[q] and 1 or 0, tasks.err and {} or tasks, {} } end
 end
 local function take(q, level)
   local processing, list, taken, n = KEYS[q * 15 + 1], KEYS[q * 15 + 4 + level], {}, 0

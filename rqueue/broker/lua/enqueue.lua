@@ -30,7 +30,7 @@ local lane, number = ARGV[1], tonumber(ARGV[2])
 local last = redis.call('HGET', sent, lane)
 if last then
   local seen, outcome = string.match(last, '^(%d+) (%d*)$')
-  if tonumber(seen) >= number then return redis.call('EXPIRE', sent, ARGV[3]) and outcome end
+  if seen and tonumber(seen) >= number then return redis.call('EXPIRE', sent, ARGV[3]) and outcome end
 end
 local function remember(outcome)
   redis.call('HSET', sent, lane, string.format('%.0f', number) .. ' ' .. outcome)

@@ -21,7 +21,7 @@ local worker, lane, number, id, record = ARGV[1], ARGV[2], tonumber(ARGV[3]), AR
 local last = redis.call('HGET', settled, lane)
 if last then
   local seen, outcome = string.match(last, '^(%d+) (%d*)$')
-  if tonumber(seen) >= number then return outcome end
+  if seen and tonumber(seen) >= number then return outcome end
 end
 if not redis.call('ZSCORE', workers, worker) then return false end
 if ARGV[9] == '' and redis.call('ZSCORE', KEYS[7], 'job:' .. id) then return '4' end

@@ -18,6 +18,7 @@ local stops = #due > 0 and redis.call('EXISTS', KEYS[14]) == 1 and KEYS[14]
 for _, id in ipairs(due) do
   local message = redis.call('HGET', messages, id)
   local level = message and tonumber(string.match(message, '^1 (%d+) ')) or 0
+  if level > 10 then level = 0 end -- no message, for whoever claims it to bury: no other key is written
   if stops and redis.call('ZSCORE', stops, 'job:' .. id) then level = 10 end
   -- Where somebody put something else in a list's place, its jobs stay scheduled, and the others go on.
   if not message or type(redis.pcall('LPUSH', KEYS[3 + level], message)) == 'number' then
@@ -28,4 +29,4 @@ for _, id in ipairs(due) do
 end
 if token and redis.call('EXISTS', main) == 0 then redis.call('LPUSH', main, '') end
 local soonest = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
-return { moved, soonest and math.max(0, soonest - now) or -1 }
+return { moved, soonest and math.max(0, math.min(soonest - now, 1e15)) or -1 }

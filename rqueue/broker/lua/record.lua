@@ -49,7 +49,7 @@ if ARGV[4] ~= '' then
     redis.call('HDEL', letters, redis.call('ZPOPMIN', dead)[1])
   end
 end
-if is_new then redis.call('HINCRBY', counts, state, 1) end
+if is_new then redis.pcall('HINCRBY', counts, state, 1) end
 redis.call('EXPIRE', counts, 86400)
 redis.pcall('PUBLISH', result, announced) -- an ACL may forbid it: then waiters look for themselves
 return 1

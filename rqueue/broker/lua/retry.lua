@@ -20,7 +20,7 @@ local worker, lane, number, id, record = ARGV[1], ARGV[2], tonumber(ARGV[3]), AR
 local last = redis.call('HGET', settled, lane)
 if last then
   local seen, outcome = string.match(last, '^(%d+) (%d*)$')
-  if tonumber(seen) >= number then return outcome end
+  if seen and tonumber(seen) >= number then return outcome end
 end
 if not redis.call('ZSCORE', workers, worker) then return false end
 local time = redis.call('TIME')
@@ -31,14 +31,18 @@ if is_parked then due = math.floor(due) + (time[2] % 1000 + 0.5) / 1000 end
 -- Refused at maxmemory, and changes nothing otherwise: then the reason is not kept, only the job.
 local probe = redis.pcall('SETRANGE', KEYS[7], 0, '')
 if type(probe) == 'table' and string.find(probe.err, 'OOM', 1, true) then record = '' end
+local soonest = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
 local owned = redis.call('LREM', processing, -1, ARGV[4])
 if ARGV[10] == '1' then owned = 1 end
 if owned == 1 then
-  local soonest = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
-  redis.call('SREM', started, id)
-  redis.call('SADD', KEYS[9], id)
+  local kept = redis.pcall('HSET', KEYS[6], id, ARGV[6])
+  if type(kept) == 'table' then -- somebody else's key: the claim stands
+    if ARGV[10] ~= '1' then redis.call('RPUSH', processing, ARGV[4]) end
+    return kept
+  end
   redis.call('ZADD', scheduled, string.format(is_parked and '%.4f' or '%.0f', due), id)
-  redis.call('HSET', KEYS[6], id, ARGV[6])
+  redis.call('SADD', KEYS[9], id)
+  redis.call('SREM', started, id)
   if record ~= '' then
     if ARGV[9] ~= '0' then redis.call('SET', KEYS[7], record, 'EX', ARGV[9]) end
     redis.pcall('PUBLISH', KEYS[7], record)

@@ -19,7 +19,7 @@ local worker, lane, number, id, record, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]
 local last = redis.call('HGET', settled, lane)
 if last then
   local seen, outcome = string.match(last, '^(%d+) (%d*)$')
-  if tonumber(seen) >= number then return outcome end
+  if seen and tonumber(seen) >= number then return outcome end
 end
 if not redis.call('ZSCORE', workers, worker) then return false end
 -- Refused at maxmemory, and changes nothing otherwise: then no more is written than the message frees.
@@ -36,7 +36,7 @@ if owned == 1 then
     is_end = true
     redis.call('DEL', result)
     if ttl ~= '0' then redis.call('SET', result, record, unpack(ttl == '' and {} or { 'EX', ttl })) end
-    redis.call('HINCRBY', KEYS[6], 'REVOKED', 1)
+    redis.pcall('HINCRBY', KEYS[6], 'REVOKED', 1)
     redis.call('EXPIRE', KEYS[6], 86400)
   end
 end
