@@ -65,18 +65,13 @@ class RQueue(Client):
         )
         if isinstance(queues, str) or not isinstance(queues, Iterable | None):
             raise ConfigError(f"queues {queues!r}: a list of queues")
-        if not isinstance(routes, Mapping | None) or not all(isinstance(pattern, str) for pattern in routes or ()):
-            raise ConfigError(
-                f"routes {routes!r}: queues by patterns of tasks' names, for example {{'*.email.*': 'email'}}"
-            )
         named: dict[str, Queue] = {}
         for given in queues or ("default",):
             queue = given if isinstance(given, Queue) else Queue(given)
             if queue.name in named:
                 raise ConfigError(f"queue {queue.name!r}: named twice")
             named[queue.name] = queue
-        pairs = tuple((pattern, check_queue_name(queue)) for pattern, queue in (routes or {}).items())
-        super().__init__(Endpoint(url), AppConfig(namespace, named, pairs, limits))
+        super().__init__(Endpoint(url), AppConfig(namespace, named, _pairs(routes), limits))
         if lifespan is not None and not callable(lifespan):
             raise ConfigError(f"lifespan {lifespan!r}: a function of the app that gives an async context manager")
         self.lifespan = lifespan
@@ -134,3 +129,12 @@ class RQueue(Client):
             **more,
         )
         return Worker(self, config)
+
+
+def _pairs(routes: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+    """Routes in their order, checked."""
+    if not isinstance(routes, Mapping | None) or not all(isinstance(pattern, str) for pattern in routes or ()):
+        raise ConfigError(
+            f"routes {routes!r}: queues by patterns of tasks' names, for example {{'*.email.*': 'email'}}"
+        )
+    return tuple((pattern, check_queue_name(queue)) for pattern, queue in (routes or {}).items())
