@@ -83,13 +83,8 @@ class RQueue(Client):
             durability=os.environ.get("RQUEUE_DURABILITY", "memory") if durability is None else durability,
             replicas=replicas,
         )
-        if not isinstance(routes, Mapping | None) or not all(isinstance(pattern, str) for pattern in routes or ()):
-            raise ConfigError(
-                f"routes {routes!r}: queues by patterns of tasks' names, for example {{'*.email.*': 'email'}}"
-            )
-        pairs = tuple((pattern, check_queue_name(queue)) for pattern, queue in (routes or {}).items())
         keyring = Keyring.of(signing_keys, encryption_keys, allow_unsigned, os.environ)
-        super().__init__(Endpoint(url), AppConfig(namespace, _named(queues), pairs, limits), keyring)
+        super().__init__(Endpoint(url), AppConfig(namespace, _named(queues), _pairs(routes), limits), keyring)
         if lifespan is not None and not callable(lifespan):
             raise ConfigError(f"lifespan {lifespan!r}: a function of the app that gives an async context manager")
         self.lifespan = lifespan
@@ -182,3 +177,12 @@ def _named(queues: Sequence[Queue | str]) -> dict[str, Queue]:
             raise ConfigError(f"queue {queue.name!r}: named twice")
         named[queue.name] = queue
     return named
+
+
+def _pairs(routes: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+    """Routes in their order, checked."""
+    if not isinstance(routes, Mapping | None) or not all(isinstance(pattern, str) for pattern in routes or ()):
+        raise ConfigError(
+            f"routes {routes!r}: queues by patterns of tasks' names, for example {{'*.email.*': 'email'}}"
+        )
+    return tuple((pattern, check_queue_name(queue)) for pattern, queue in (routes or {}).items())
