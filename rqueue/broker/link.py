@@ -475,7 +475,8 @@ def refusal(error: Exception, connection: object) -> str:
     """Why a connection could not be opened; with TLS 1.3 a server refuses a client only after the handshake."""
     is_tls = isinstance(connection, redis.SSLConnection | redis.asyncio.SSLConnection)
     text = str(error)
-    if not is_tls or isinstance(error, redis.exceptions.AuthenticationError) or "certificate" in text.lower():
+    is_clear = isinstance(error, redis.exceptions.AuthenticationError) or "certificate" in text.lower()
+    if not is_tls or is_clear or " connecting to " in text:  # the handshake itself failed, or there is nobody
         return text
     return f"{text} (where the server asks for a client's certificate: is this one, ssl_certfile, one that it takes?)"
 
