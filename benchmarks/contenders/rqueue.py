@@ -21,6 +21,13 @@ class RQueueWorker(Contender):
     )
     workloads: ClassVar = HEADLINE | REST
     rate: ClassVar = 12_000
+    is_supervised: ClassVar = True
+    places: ClassVar = {
+        r"rqueue:\{\w+\}(:p\d+)?$": "waiting",
+        r"rqueue:\{\w+\}:scheduled": "scheduled",
+        r"rqueue:\{\w+\}:processing:": "claimed",
+        r"rqueue:\{\w+\}:dead": "dead letter",
+    }
 
     def command(self, setup: Setup) -> list[str]:
         """One supervisor with one worker process, or with as many processes as the prefork pool is asked for."""
