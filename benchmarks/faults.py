@@ -32,11 +32,11 @@ from benchmarks.measure import send, tree
 from benchmarks.oracle import Oracle, whereabouts
 from benchmarks.results import DIRECTORY, Run
 from benchmarks.stage import RunFailed, Stage, kill_whole
+from rqueue.embedded import EmbeddedServerError
 
 AIM_S = (0.02, 0.3)
 DOWN_S = (0.2, 2.0)
 RESTART_S = 0.1
-SETTLE_S = 2.0
 JUST_S = 1.0
 ON_ITS_WAY_S = 10.0  # as a peer takes a job off all lists, and puts it back seconds later
 STANDSTILL_S = 60.0
@@ -60,6 +60,7 @@ class Plan:
     outages: int = 4
     per_s: float = 100.0  # enqueued while Redis is killed
     grace_s: float = 120.0
+    settle_s: float = 2.0  # after the last end, for what is run again
     workers: int = 2
     concurrency: int = 4  # few enough that the jobs last until the last kill
     frozen: int = 4
@@ -194,7 +195,7 @@ def kill_redis(stage: Stage, plan: Plan, dice: random.Random) -> Values:
                 del moments[0]
                 stage.server.kill()
                 hit.note(oracle, oracle.lives)
-                _until(lambda: False, dice.uniform(*DOWN_S), fleet)
+                _rest(dice.uniform(*DOWN_S), fleet)
                 stage.server.start()
             fleet.supervise()
             oracle.read()
@@ -224,7 +225,7 @@ def freeze(stage: Stage, plan: Plan, dice: random.Random) -> Values:  # noqa: AR
         took_s, found = time.monotonic() - begun, taken()
         send(victims, signal.SIGCONT)
         _until(lambda: not _read(oracle).open_in(victims), THAWED_S, fleet)
-        _until(lambda: False, SETTLE_S, fleet)
+        _rest(plan.settle_s, fleet)
         late = [job for job in found if set(oracle.enders(job)).intersection(victims)]
         results = stage.ask("values", patience_s=ASKING_S, jobs=found)
         overwritten = [job for job in found if results[job] in victims]
@@ -244,7 +245,7 @@ def hold(stage: Stage, plan: Plan, dice: random.Random) -> Values:  # noqa: ARG0
             return len(oracle.ends) == len(jobs) and not oracle.open_in(oracle.lives)
 
         _until(is_over, LONG_S * 3, fleet)
-        _until(lambda: False, SETTLE_S, fleet)
+        _rest(plan.settle_s, fleet)
         oracle.read()
         starts, ends = ([each.get(job, []) for job in jobs] for each in (oracle.starts, oracle.ends))
     values = {"confirmed": len(told["confirmed"]), "done": sum(map(bool, ends)), "exits": fleet.exits}
@@ -263,6 +264,10 @@ def _until(holds: Callable[[], bool], seconds: float, fleet: Fleet) -> None:
         time.sleep(REST_S)
 
 
+def _rest(seconds: float, fleet: Fleet) -> None:
+    _until(lambda: False, seconds, fleet)
+
+
 def _outcome(stage: Stage, plan: Plan, fleet: Fleet, oracle: Oracle, told: Values, hit: Hit) -> Values:
     """Give it time to recover, then count."""
     over, confirmed = time.monotonic(), told["confirmed"]
@@ -272,7 +277,7 @@ def _outcome(stage: Stage, plan: Plan, fleet: Fleet, oracle: Oracle, told: Value
         return [job for job in confirmed if job not in oracle.ends]
 
     _until(lambda: not missing(), plan.grace_s, fleet)
-    _until(lambda: False, SETTLE_S, fleet)
+    _rest(plan.settle_s, fleet)
     held = _held(stage, missing())
     if set(missing()) - set(held):  # it may be on its way
         _until(lambda: not missing(), ON_ITS_WAY_S, fleet)
@@ -292,6 +297,7 @@ def _outcome(stage: Stage, plan: Plan, fleet: Fleet, oracle: Oracle, told: Value
         "doubled": len(doubled),
         "doubled_untouched": len(set(doubled) - hit.touched),
         "exits": fleet.exits,
+        "processes": len(oracle.lives),
         **({} if left else {"back_s": max(0.0, back - over)}),
     }
 
@@ -323,7 +329,7 @@ def run(contender: Contender, scenario: str, plan: Plan, number: int = 1) -> Run
     try:
         with Stage(contender, setup, KEPT if scenario == "redis" else None) as stage:
             return Run(contender.name, scenario, number, SCENARIOS[scenario](stage, plan, dice))
-    except RunFailed as error:
+    except (RunFailed, EmbeddedServerError, redis.RedisError) as error:
         return Run(contender.name, scenario, number, {}, str(error))
 
 

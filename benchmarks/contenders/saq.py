@@ -74,8 +74,8 @@ class Swept(Retried):
 
     name = "saq-tuned"
     settings = (
-        f"as saq-retries, with timers of 1 s for the sweep ({DOCS}/settings.html). A task is taken for stuck after its "
-        "timeout of 10 s, the default, and one that takes longer ends there"
+        "as saq-retries, with a timer of 1 s for the sweep (the docstring of its Worker). A task is taken for stuck "
+        "after its timeout of 10 s, the default, and one that takes longer ends there"
     )
 
     def variables(self, setup: Setup) -> dict[str, str]:  # noqa: ARG002
