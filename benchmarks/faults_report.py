@@ -73,7 +73,8 @@ TITLES = {
         "Nothing killed, long tasks",
         (
             "Healthy workers run jobs that take 20 s, with the settings as above: what it costs to give back soon "
-            "what a dead worker held."
+            "what a dead worker held. saq wants a longer timeout for such tasks (here it is the default, 10 s); that "
+            "is then also how long a dead worker's jobs stay where they are."
         ),
         HELD,
     ),

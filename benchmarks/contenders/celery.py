@@ -123,7 +123,10 @@ class LateAck(Celery):
         f"visibility_timeout 3600 s, its default ({REDIS_DOCS})"
     )
     is_supervised = True
-    places = {r"default$": "waiting", r"unacked$": "unacked until the visibility timeout"}  # noqa: RUF012
+    places = {  # noqa: RUF012
+        r"default(\x06\x16\d)?$": "waiting",  # with the mark of a priority
+        r"unacked$": "unacked until the visibility timeout",
+    }
 
 
 class LateAckTuned(LateAck):

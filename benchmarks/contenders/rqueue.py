@@ -17,7 +17,8 @@ class RQueueWorker(Contender):
     environment: ClassVar = "rqueue"
     package: ClassVar = "rqueue"
     settings: ClassVar = (
-        "`rqueue worker -c 100`, its default (docs/workers.md); late ack, results kept with their TTL of an hour"
+        "`rqueue worker` with its defaults, `-c` as asked (docs/workers.md); late ack, results kept with their TTL "
+        "of an hour"
     )
     workloads: ClassVar = HEADLINE | REST
     rate: ClassVar = 12_000
