@@ -82,7 +82,8 @@ def line_of(run: Run) -> str:
 def main(arguments: Sequence[str]) -> None:
     """Set up, run, report."""
     start, chosen = time.monotonic(), chosen_options(arguments)
-    contenders = pick(find_contenders(), chosen.contenders, "contender")
+    measured = {name: each for name, each in find_contenders().items() if each.workloads}
+    contenders = pick(measured, chosen.contenders, "contender")
     workloads = pick({each.name: each for each in WORKLOADS}, chosen.workloads, "workload")
     for environment in dict.fromkeys([*(each.environment for each in contenders), "plots"]):
         environments.make(environment)

@@ -8,6 +8,7 @@ the current directory and on PYTHONPATH. ``CONTENDERS`` in the description lists
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -43,6 +44,7 @@ class Setup:
     workers: int = 1  # how many times the harness starts `command`
     pool: Pool = "async"
     queues: tuple[str, ...] = ("default",)
+    hold_s: float = 2.0  # how long the task `hold` takes
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Left:
 class Contender:
     """One queue with one set of settings.
 
-    Tasks have the names of `benchmarks.bodies`: ``noop``, ``plain``, ``nap``, ``nap_plain`` and ``burn``. The harness
+    Tasks have the names of `benchmarks.bodies`: ``noop``, ``plain``, ``nap``, ``nap_plain`` and ``burn``; with `places`
+    ``work`` and ``hold`` too. The harness
     enqueues ``noop(sent, payload)``, ``plain(sent, payload)``, ``nap(sent)`` and ``burn(sent)``; a contender without
     coroutines registers ``plain`` as ``noop``, and ``nap_plain`` as ``nap``.
 
@@ -74,6 +77,11 @@ class Contender:
     settings: ClassVar[str]
     """One sentence: the settings, the page of its docs that recommends them, when it acks, where results go."""
     workloads: ClassVar[frozenset[str]] = HEADLINE
+    places: ClassVar[Mapping[str, str]] = {}
+    """Where it keeps a job that is not done: patterns of keys, and what it means to be there. Whoever has some takes
+    part in ``make bench-faults``. A job whose name, or whose record's id, is in none of them will not run any more."""
+    is_supervised: ClassVar[bool] = False
+    """Whether a worker has a process of its own that replaces those that run jobs."""
     asynchronous: ClassVar[bool] = True
     rate: ClassVar[int]
     """No-ops a second to expect; it chooses how many jobs the first round has."""

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.contender import Contender
@@ -24,6 +25,7 @@ BULK = 1000
 CALLERS = 100
 SENDERS = 4  # threads that send a steady load: more would only wait for the interpreter
 PATIENCE_S = 30.0
+AFTER_ERROR_S = 0.1
 
 Answer = dict[str, Any]
 
@@ -36,11 +38,31 @@ def _share(count: int, caller: int) -> int:
     return len(range(caller, count, CALLERS))
 
 
+def _wait(start: float, number: int, per_s: float) -> float:
+    return max(0.0, start + number / per_s - time.perf_counter()) if per_s else 0.0
+
+
+@dataclass
+class Confirmed:
+    """What became of jobs that were to be enqueued. One that was refused may exist all the same."""
+
+    confirmed: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    errors: dict[str, int] = field(default_factory=dict)
+
+    def refuse(self, job: str, error: Exception) -> None:
+        """Note it with the kind of error."""
+        kind = type(error).__name__
+        self.refused.append(job)
+        self.errors[kind] = self.errors.get(kind, 0) + 1
+
+
 class Asynchronous:
     """Requests for a contender whose calls are coroutines."""
 
     def __init__(self, contender: Contender) -> None:
         self._contender = contender
+        self._handles: dict[str, Any] = {}
 
     async def fill(self, task: str, count: int, payload: int = 0, spread: list[str] | None = None) -> Answer:
         """Have so many jobs wait, the fastest way there is; spread over queues and ten priorities if asked."""
@@ -118,6 +140,23 @@ class Asynchronous:
         await asyncio.gather(*calls)
         return {"count": len(late), "late": _tail(late), "seconds": time.perf_counter() - start}
 
+    async def works(self, task: str, jobs: list[str], per_s: float = 0.0) -> Answer:
+        """Enqueue named jobs, one by one, at a pace if one is given, once each: which were confirmed, and why not."""
+        start, answer = time.perf_counter(), Confirmed()
+        for number, job in enumerate(jobs):
+            await asyncio.sleep(_wait(start, number, per_s))
+            try:
+                self._handles[job] = await self._contender.enqueue(task, time.time(), job)
+                answer.confirmed.append(job)
+            except Exception as error:  # noqa: BLE001  # whatever it is, the job is not confirmed
+                answer.refuse(job, error)
+                await asyncio.sleep(AFTER_ERROR_S)
+        return vars(answer)
+
+    async def values(self, jobs: list[str]) -> Answer:
+        """The results of named jobs that `works` has enqueued."""
+        return {job: await self._contender.result(self._handles[job], PATIENCE_S) for job in jobs}
+
     async def left(self) -> Answer:
         """What Redis holds."""
         return dict(vars(await self._contender.left()))
@@ -129,6 +168,7 @@ class Synchronous:
     def __init__(self, contender: Contender) -> None:
         self._contender = contender
         self._threads = ThreadPoolExecutor(CALLERS)
+        self._handles: dict[str, Any] = {}
 
     def fill(self, task: str, count: int, payload: int = 0, spread: list[str] | None = None) -> Answer:
         """Have so many jobs wait, the fastest way there is; spread over queues and ten priorities if asked."""
@@ -200,6 +240,23 @@ class Synchronous:
         for each in calls:
             each.result()
         return {"count": len(late), "late": _tail(late), "seconds": time.perf_counter() - start}
+
+    def works(self, task: str, jobs: list[str], per_s: float = 0.0) -> Answer:
+        """Enqueue named jobs, one by one, at a pace if one is given, once each: which were confirmed, and why not."""
+        start, answer = time.perf_counter(), Confirmed()
+        for number, job in enumerate(jobs):
+            time.sleep(_wait(start, number, per_s))
+            try:
+                self._handles[job] = self._contender.enqueue(task, time.time(), job)
+                answer.confirmed.append(job)
+            except Exception as error:  # noqa: BLE001  # whatever it is, the job is not confirmed
+                answer.refuse(job, error)
+                time.sleep(AFTER_ERROR_S)
+        return vars(answer)
+
+    def values(self, jobs: list[str]) -> Answer:
+        """The results of named jobs that `works` has enqueued."""
+        return {job: self._contender.result(self._handles[job], PATIENCE_S) for job in jobs}
 
     def left(self) -> Answer:
         """What Redis holds."""

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -37,17 +37,18 @@ class RunFailed(Exception):
 class Stage:
     """Server, producer and workers of one run."""
 
-    def __init__(self, contender: Contender, setup: Setup) -> None:
+    def __init__(self, contender: Contender, setup: Setup, options: Mapping[str, str] | None = None) -> None:
         self.contender, self.setup = contender, setup
+        self._options = options
         self._stack = ExitStack()
         self._roots: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
         try:
             self._directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="rqueue-bench-")))
-            server = self._stack.enter_context(EmbeddedServer())
-            self.setup = replace(self.setup, url=server.url)
-            self.redis = redis.Redis.from_url(server.url)
+            self.server = self._stack.enter_context(EmbeddedServer(options=self._options))
+            self.setup = replace(self.setup, url=self.server.url)
+            self.redis = redis.Redis.from_url(self.server.url)
             self._stack.callback(self.redis.close)
             self.records = Records(self._directory / "records")
             self._log = self._stack.enter_context((self._directory / "log").open("ab"))
@@ -70,15 +71,15 @@ class Stage:
         """The processes of all workers."""
         return tree(each.pid for each in self._roots)
 
-    def ask(self, do: str, **request: Any) -> dict[str, Any]:
+    def ask(self, do: str, *, patience_s: float = ASK_S, **request: Any) -> dict[str, Any]:
         """Have the producer do something."""
         assert self._producer.stdin is not None
         assert self._producer.stdout is not None
         with suppress(BrokenPipeError):  # then there is no answer either
             self._producer.stdin.write(json.dumps({"do": do, **request}).encode() + b"\n")
             self._producer.stdin.flush()
-        if not select.select([self._producer.stdout], [], [], ASK_S)[0]:
-            raise self.failed(f"no answer to {do} in {ASK_S:.0f} s")
+        if not select.select([self._producer.stdout], [], [], patience_s)[0]:
+            raise self.failed(f"no answer to {do} in {patience_s:.0f} s")
         answer = self._producer.stdout.readline()
         if not answer:
             raise self.failed(f"the producer ended at {do}")
@@ -90,10 +91,11 @@ class Stage:
         self._producer.stdin.close()
         self._producer.wait(START_S)
 
-    def start_worker(self, url: str | None = None) -> None:
-        """Start one more worker; its Redis may be seen through another address."""
+    def start_worker(self, url: str | None = None) -> subprocess.Popen[bytes]:
+        """Start one more worker, and return its first process; its Redis may be seen through another address."""
         setup = replace(self.setup, url=url or self.setup.url)
         self._roots.append(self._start([*self._python, *self.contender.command(setup)], setup=setup))
+        return self._roots[-1]
 
     def start_ready(self, workers: int) -> None:
         """Start workers and give them jobs until each of them has run one."""
@@ -150,6 +152,7 @@ class Stage:
             "BENCH_URL": setup.url,
             "BENCH_CONCURRENCY": str(setup.concurrency),
             "BENCH_RECORD": str(self.records.path),
+            "BENCH_HOLD_S": str(setup.hold_s),
             **self.contender.variables(setup),
         }
         return subprocess.Popen(
@@ -163,17 +166,23 @@ class Stage:
         )
 
     def _kill(self) -> None:
-        # The server goes too, so there is nothing to put in order. All are stopped first: what runs may start another.
+        # The server goes too, so there is nothing to put in order.
         started = [*self._roots, *([self._producer] if hasattr(self, "_producer") else [])]
-        roots = [each.pid for each in started if each.poll() is None]
-        living: list[int] = []
-        while (found := tree(roots)) != living:
-            living = found
-            send(living, signal.SIGSTOP)
-        send(living, signal.SIGKILL)
+        kill_whole(*started)
         for each in started:
             with suppress(BrokenPipeError), each:  # closes its pipes, and waits; a request may be unsent
                 pass
+
+
+def kill_whole(*roots: subprocess.Popen[bytes]) -> list[int]:
+    """Kill processes with all that they have started; who they were."""
+    pids = [each.pid for each in roots if each.poll() is None]
+    living: list[int] = []
+    while (found := tree(pids)) != living:  # all are stopped first: what runs may start another
+        living = found
+        send(living, signal.SIGSTOP)
+    send(living, signal.SIGKILL)
+    return living
 
 
 def machine() -> dict[str, str]:

@@ -179,7 +179,7 @@ def _named(queues: Sequence[Queue | str]) -> dict[str, Queue]:
     return named
 
 
-def _pairs(routes: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+def _pairs(routes: Any) -> tuple[tuple[str, str], ...]:
     """Routes in their order, checked."""
     if not isinstance(routes, Mapping | None) or not all(isinstance(pattern, str) for pattern in routes or ()):
         raise ConfigError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from rqueue.errors import ConfigError
 from rqueue.wire.keys import check_queue_name
@@ -151,9 +151,10 @@ class WorkerConfig:
             if getattr(self, name) is not None:
                 whole(name, getattr(self, name), 1)
         if self.autoscale is not None:
-            if not isinstance(self.autoscale, tuple) or len(self.autoscale) != 2:
-                raise ConfigError(f"autoscale {self.autoscale!r}: a pair: most and fewest jobs at once")
-            most, fewest = self.autoscale
+            pair: Any = self.autoscale
+            if not isinstance(pair, tuple) or len(pair) != 2:
+                raise ConfigError(f"autoscale {pair!r}: a pair: most and fewest jobs at once")
+            most, fewest = pair
             whole("autoscale, fewest", fewest, 1)
             whole("autoscale, most", most, fewest, MOST_SLOTS)
 

@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.contender import HEADLINE, Contender, Left, Setup
 
 DOCS = "docs.celeryq.dev/en/stable/userguide"
+REDIS_DOCS = "docs.celeryq.dev/en/stable/getting-started/backends-and-brokers/redis.html"
 ENQUEUE = frozenset({"enqueue-one", "enqueue-100", "enqueue-bulk"})  # the same whatever the worker's pool
 WORKER = (
     "late ack (task_acks_late, task_reject_on_worker_lost), JSON, results in Redis, "
@@ -109,4 +110,39 @@ class Gevent(Celery):
     )
 
 
-CONTENDERS = [Prefork(), Threads(), Gevent()]
+class LateAck(Celery):
+    """As its docs have it for tasks that must not be lost; for runs with faults."""
+
+    name = "celery"
+    pool = "prefork"
+    prefetch = 4
+    rate = 500
+    workloads = frozenset()
+    settings = (
+        "prefork, as many processes as the concurrency, default prefetch, task_acks_late, task_reject_on_worker_lost; "
+        f"visibility_timeout 3600 s, its default ({REDIS_DOCS})"
+    )
+    is_supervised = True
+    places = {  # noqa: RUF012
+        r"default(\x06\x16\d)?$": "waiting",  # with the mark of a priority
+        r"unacked$": "unacked until the visibility timeout",
+    }
+
+
+class LateAckTuned(LateAck):
+    """The same, giving back sooner what a dead worker held."""
+
+    name = "celery-tuned"
+    prefetch = 1
+    settings = (
+        f"as celery; visibility_timeout 10 s in all three places where it is to be set ({REDIS_DOCS}), "
+        "unacked_restore_interval 1 s and unacked_restore_throttle 1, as kombu's docs advise with a low one "
+        f"(docs.celeryq.dev/projects/kombu), worker_prefetch_multiplier 1 ({DOCS}/optimizing.html). A task that takes "
+        "longer than 10 s is then run again while it runs"
+    )
+
+    def variables(self, setup: Setup) -> dict[str, str]:  # noqa: ARG002
+        return {"BENCH_VISIBILITY_S": "10"}
+
+
+CONTENDERS = [Prefork(), Threads(), Gevent(), LateAck(), LateAckTuned()]

@@ -14,6 +14,12 @@ callers = int(os.environ["BENCH_CONCURRENCY"])
 transport: dict[str, Any] = {"max_connections": callers + 10}  # 10 by default, too few for the acks of 100 greenlets
 if "BENCH_PRIORITIES" in os.environ:
     transport |= {"priority_steps": list(range(10)), "queue_order_strategy": "priority"}
+if "BENCH_VISIBILITY_S" in os.environ:
+    visibility_s = int(os.environ["BENCH_VISIBILITY_S"])
+    transport |= {"visibility_timeout": visibility_s, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+    app.conf.update(  # the docs want it in all three places
+        visibility_timeout=visibility_s, result_backend_transport_options={"visibility_timeout": visibility_s}
+    )
 app.conf.update(
     task_default_queue="default",
     task_acks_late=True,
@@ -27,3 +33,5 @@ plain = app.task(bodies.plain, name="plain")
 noop = app.task(bodies.plain, name="noop")
 nap = app.task(bodies.nap_plain, name="nap")
 burn = app.task(bodies.burn, name="burn")
+work = app.task(bodies.work_plain, name="work")
+hold = app.task(bodies.hold_plain, name="hold")

@@ -17,10 +17,18 @@ class RQueueWorker(Contender):
     environment: ClassVar = "rqueue"
     package: ClassVar = "rqueue"
     settings: ClassVar = (
-        "`rqueue worker -c 100`, its default (docs/workers.md); late ack, results kept with their TTL of an hour"
+        "`rqueue worker` with its defaults, `-c` as asked (docs/workers.md); late ack, results kept with their TTL "
+        "of an hour"
     )
     workloads: ClassVar = HEADLINE | REST
     rate: ClassVar = 12_000
+    is_supervised: ClassVar = True
+    places: ClassVar = {
+        r"rqueue:\{\w+\}(:p\d+)?$": "waiting",
+        r"rqueue:\{\w+\}:scheduled": "scheduled",
+        r"rqueue:\{\w+\}:processing:": "claimed",
+        r"rqueue:\{\w+\}:dead": "dead letter",
+    }
 
     def command(self, setup: Setup) -> list[str]:
         """One supervisor with one worker process, or with as many processes as the prefork pool is asked for."""

@@ -9,7 +9,7 @@ from rqueue import RQueue
 def make_app(url: str) -> RQueue:
     """The app at that URL."""
     made = RQueue(url)
-    for body in (bodies.noop, bodies.plain, bodies.nap, bodies.nap_plain, bodies.burn):
+    for body in (bodies.noop, bodies.plain, bodies.nap, bodies.nap_plain, bodies.burn, bodies.work, bodies.hold):
         made.task(name=body.__name__)(body)
     return made
 

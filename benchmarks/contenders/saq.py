@@ -54,4 +54,32 @@ class Saq(Contender):
         return Left(await self.queue.count("queued"), await self.queue.count("active"), len(jobs) - unfinished)
 
 
-CONTENDERS = [Saq()]
+class Retried(Saq):
+    """With retries; for runs with faults."""
+
+    name = "saq-retries"
+    workloads = frozenset()
+    settings = (
+        f"retries 5, as in its docs' example ({DOCS}/task.html): with the default of 1, what its sweep finds of a dead "
+        "worker ends as aborted; default timeout of 10 s and sweep each 60 s; orjson, uvloop"
+    )
+    places = {r"saq:\w+:queued$": "queued", r"saq:\w+:active$": "active"}  # noqa: RUF012
+
+    async def enqueue(self, task: str, sent: float, payload: str = "", **options: Any) -> Any:
+        return await self.queue.enqueue(task, sent=sent, payload=payload, retries=5, **options)
+
+
+class Swept(Retried):
+    """Looking for what dead workers held as often as it can."""
+
+    name = "saq-tuned"
+    settings = (
+        "as saq-retries, with a timer of 1 s for the sweep (the docstring of its Worker). A task is taken for stuck "
+        "after its timeout of 10 s, the default, and one that takes longer ends there"
+    )
+
+    def variables(self, setup: Setup) -> dict[str, str]:  # noqa: ARG002
+        return {"BENCH_SWEEP_S": "1"}
+
+
+CONTENDERS = [Saq(), Retried(), Swept()]

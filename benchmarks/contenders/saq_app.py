@@ -25,5 +25,21 @@ async def nap(_context: Any, *, sent: float) -> float:
     return await bodies.nap(sent)
 
 
+async def work(_context: Any, *, sent: float, payload: str) -> int:
+    """The 10 ms of runs with faults."""
+    return await bodies.work(sent, payload)
+
+
+async def hold(_context: Any, *, sent: float, payload: str) -> int:
+    """The seconds of runs with faults."""
+    return await bodies.hold(sent, payload)
+
+
 queue = RedisQueue(Redis.from_url(os.environ["BENCH_URL"]), dump=orjson.dumps, load=orjson.loads)
-settings = {"queue": queue, "functions": [noop, nap], "concurrency": int(os.environ["BENCH_CONCURRENCY"])}
+settings: dict[str, Any] = {
+    "queue": queue,
+    "functions": [noop, nap, work, hold],
+    "concurrency": int(os.environ["BENCH_CONCURRENCY"]),
+}
+if "BENCH_SWEEP_S" in os.environ:
+    settings["timers"] = {"sweep": int(os.environ["BENCH_SWEEP_S"])}
