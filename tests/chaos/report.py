@@ -59,8 +59,8 @@ def line(outcome: Outcome) -> str:
     )
 
 
-def page(outcomes: Sequence[Outcome], seed: str) -> str:
-    """The report."""
+def page(outcomes: Sequence[Outcome], seed: str, load: float = 0.0) -> str:
+    """The report; `load` is what the machine had to do before it began."""
     servers = sorted({outcome.server for outcome in outcomes if outcome.server})
     total = sum(outcome.seconds for outcome in outcomes)
     done = [
@@ -73,7 +73,8 @@ def page(outcomes: Sequence[Outcome], seed: str) -> str:
     parts = [
         "# What is lost, and what runs twice",
         INTRODUCTION,
-        f"{today}, {total / 60:.0f} minutes, seed `{seed}`; {'; '.join(done)}.",
+        f"{today}, {total / 60:.0f} minutes, seed `{seed}`; {'; '.join(done)}; the machine's load"
+        f" before it began: {load:.1f}.",
         table([HEAD, *map(row, outcomes)]),
         MEANING.strip(),
         "## The scenarios",
@@ -122,5 +123,5 @@ workers that do not come to rest.
 """
 
 
-def write(path: Path, outcomes: Sequence[Outcome], seed: str) -> None:
-    path.write_text(page(outcomes, seed), encoding="utf-8")
+def write(path: Path, outcomes: Sequence[Outcome], seed: str, load: float) -> None:
+    path.write_text(page(outcomes, seed, load), encoding="utf-8")
