@@ -68,13 +68,13 @@ def page(outcomes: Sequence[Outcome], seed: str, load: float = 0.0) -> str:
         f"Python {platform.python_version()}",
         f"rqueue {rqueue.__version__}",
         ", ".join(servers),
+        f"the machine's load before it began: {load:.1f}",
     ]
     today = dt.datetime.now(dt.UTC).date()
     parts = [
         "# What is lost, and what runs twice",
         INTRODUCTION,
-        f"{today}, {total / 60:.0f} minutes, seed `{seed}`; {'; '.join(done)}; the machine's load"
-        f" before it began: {load:.1f}.",
+        f"{today}, {total / 60:.0f} minutes, seed `{seed}`; {'; '.join(done)}.",
         table([HEAD, *map(row, outcomes)]),
         MEANING.strip(),
         "## The scenarios",
