@@ -2,8 +2,8 @@
 named; the heart stops when the loop has not moved for `max_loop_stall`; an old lease starts nothing.
 
 Seen to fail with a heart that stands still while the loop does (the lease runs out), without `_name_blocker`, without
-its look at `max_loop_stall`, and with a `Lease.starts_until_s` that never comes. `renewed` counting from the reply fails
-in tests/worker/test_heart.py.
+its look at `max_loop_stall`, and with a `Lease.starts_until_s` that never comes. `renewed` counting from the reply
+fails in tests/worker/test_heart.py.
 """
 
 import asyncio
