@@ -27,9 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = [scenario for scenario in SCENARIOS if not given.only or scenario.name in given.only]
     share_s = given.minutes * 60 / len(chosen) - REST_S
     say(f"seed {given.seed}: repeat it with CHAOS_SEED={given.seed}")
+    load = os.getloadavg()[0]  # on a machine that has much else to do, recovery takes as long as that lets it
     outcomes = [play(scenario, share_s, given.seed) for scenario in chosen]
     if given.report or not given.only:
-        report.write(given.report or REPORT, outcomes, given.seed)
+        report.write(given.report or REPORT, outcomes, given.seed, load)
     say(report.table([report.HEAD, *map(report.row, outcomes)]))
     return 0 if all(outcome.has_passed for outcome in outcomes) else 1
 

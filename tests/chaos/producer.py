@@ -73,7 +73,7 @@ class Producer:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Send until told to stop, then see the end of what is under way."""
-        owed = 0.0
+        owed = 1.0  # the first one at once, however rare they are
         while not stop.is_set():
             owed = min(owed + self._load.rate * TICK_S, max(self._load.rate, 1.0))
             if len(self._under_way) < MOST_UNDER_WAY:

@@ -59,8 +59,8 @@ def line(outcome: Outcome) -> str:
     )
 
 
-def page(outcomes: Sequence[Outcome], seed: str) -> str:
-    """The report."""
+def page(outcomes: Sequence[Outcome], seed: str, load: float = 0.0) -> str:
+    """The report; `load` is what the machine had to do before it began."""
     servers = sorted({outcome.server for outcome in outcomes if outcome.server})
     total = sum(outcome.seconds for outcome in outcomes)
     done = [
@@ -68,6 +68,7 @@ def page(outcomes: Sequence[Outcome], seed: str) -> str:
         f"Python {platform.python_version()}",
         f"rqueue {rqueue.__version__}",
         ", ".join(servers),
+        f"the machine's load before it began: {load:.1f}",
     ]
     today = dt.datetime.now(dt.UTC).date()
     parts = [
@@ -122,5 +123,5 @@ workers that do not come to rest.
 """
 
 
-def write(path: Path, outcomes: Sequence[Outcome], seed: str) -> None:
-    path.write_text(page(outcomes, seed), encoding="utf-8")
+def write(path: Path, outcomes: Sequence[Outcome], seed: str, load: float) -> None:
+    path.write_text(page(outcomes, seed, load), encoding="utf-8")
