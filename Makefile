@@ -6,7 +6,7 @@ READY := .venv/.ready
 PYTHONS := python3.14 python3.13 python3.12 python3.11 python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check format lock clean
+.PHONY: help demo test chaos lint types check format lock clean
 .PHONY: bench bench-quick bench-readme bench-fleet bench-schedule bench-lock
 
 help: ## say what can be made
@@ -25,6 +25,9 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 test: $(READY) ## run the tests (make test ARGS="-k name")
 	@$(BIN)/python -m pytest -n $(AT_ONCE) --dist worksteal $(ARGS)
+
+chaos: $(READY) ## kill, freeze and cut off for ten minutes, and count what is lost and doubled (ARGS="--minutes 30")
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: $(READY) ## check style and formatting
 	@$(BIN)/ruff check .

@@ -1,0 +1,59 @@
+"""A fault: what was done to whom, and when; which runs it hit follows from the log."""
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Literal, Self
+
+from .oracle import Run
+
+SETTLE_S = 0.25
+"""A job that ended so long before a fault may not have been settled yet: its end goes to Redis with others'."""
+
+
+@dataclass
+class Fault:
+    """What was done; a `with` block takes the times.
+
+    Attributes:
+        what: kill, freeze, …; counted by it in the report.
+        pids: the processes that it hit; None: all of them, as a fault of Redis or of the network does.
+        heals: what recovery is. `again`: all that the hit processes ran and had not ended has started anew; counted
+            from the begin. `working`: a job that was enqueued, confirmed and started after the end has ended; counted
+            from the end. None: there is nothing to recover from.
+        settle_s: what had ended so long before its begin counts as in flight.
+        forgets_s: Redis may forget what it confirmed so long before the begin. What it was told of ends it may forget
+            as well: `settle_s` should be as long then.
+    """
+
+    what: str
+    pids: Collection[int] | None = None
+    heals: Literal["again", "working"] | None = None
+    settle_s: float = SETTLE_S
+    forgets_s: float = 0.0
+    began: float = field(default=0.0, init=False)
+    ended: float = field(default=float("inf"), init=False)
+
+    def __enter__(self) -> Self:
+        self.began = time.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.ended = time.monotonic()
+
+    def hit(self, run: Run) -> bool:
+        """True for a run that was in flight, as far as one can know without asking Redis: under way, or just ended."""
+        if self.pids is not None and run.pid not in self.pids:
+            return False
+        return run.began <= self.ended and (run.ended is None or run.ended >= self.began - self.settle_s)
+
+    def cut(self, run: Run) -> bool:
+        """True for a run that it hit and that had not ended when it began."""
+        return self.hit(run) and run.began <= self.began and (run.ended is None or run.ended > self.began)
+
+    def may_forget(self, confirmed: float) -> bool:
+        """True for a job confirmed in the time that Redis may have forgotten."""
+        return self.forgets_s > 0 and self.began - self.forgets_s <= confirmed <= self.ended

@@ -1,0 +1,271 @@
+"""Where one scenario plays: its directory, its server, its producers and workers, and what is done to them.
+
+Producers and workers are real processes. All of them, and the server, are ended with the stage, by their process ids.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rqueue.embedded import EmbeddedServer
+
+from .fault import Fault
+from .oracle import Oracle
+from .producer import Load, settings_of
+from .store import Store
+from .tasks import LOGS
+from .verdict import Judge, Verdict
+
+ROOT = Path(__file__).resolve().parents[2]
+LOOK_S = 0.01
+STOP_S = 60.0
+
+
+class NoRest(AssertionError):
+    """Something did not come to an end, or ended by itself."""
+
+
+def environment(logs: Path, more: Mapping[str, str]) -> dict[str, str]:
+    """What a process of the stage is started with."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RQUEUE_", "CHAOS_"))}
+    return {**kept, "PYTHONPATH": str(ROOT), LOGS: str(logs), **more}
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes below one, the nearest first."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
+    found = [pid]
+    for each in found:
+        found += [child for child, parent in pairs if parent == each]
+    return found[1:]
+
+
+def end(pids: Collection[int], number: int = signal.SIGKILL) -> None:
+    """Send a signal to each that is still there."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+class Group:
+    """One `rqueue worker`: a supervisor with its processes, which stands for a host.
+
+    Args:
+        arguments: its options.
+        more: variables of its environment.
+    """
+
+    def __init__(self, stage: "Stage", name: str, arguments: Collection[str], more: Mapping[str, str]) -> None:
+        self.name, self._oracle = name, stage.oracle
+        command = [sys.executable, "-m", "rqueue", "worker", "-A", "tests.chaos.served:app", *arguments]
+        self.log = stage.directory / f"{name}.log"
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=stage.directory,
+                env=environment(stage.logs, {"RQUEUE_URL": stage.url, **more}),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.pid = self.process.pid
+        self.is_over = False
+
+    @property
+    def pids(self) -> list[int]:
+        """Its worker processes that have loaded the app and live."""
+        self._oracle.read()
+        return [pid for pid, parent in self._oracle.parents.items() if parent == self.pid and is_alive(pid)]
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> list[int]:
+        """SIGKILL to the supervisor and to all its processes: who they were."""
+        self.is_over = True
+        pids = [self.pid, *descendants(self.pid)]
+        end(pids)
+        self.process.wait()
+        return pids
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def stop(self, timeout_s: float = STOP_S) -> None:
+        """SIGTERM, and it ends as it should."""
+        if self.is_over:
+            return
+        if not self.alive:
+            raise NoRest(f"{self.name} ended by itself with {self.process.returncode}: {self.tail()}")
+        self.is_over = True
+        self.send(signal.SIGTERM)
+        try:
+            code = await asyncio.to_thread(self.process.wait, timeout_s)
+        except subprocess.TimeoutExpired:
+            raise NoRest(f"{self.name} does not stop: {self.tail()}") from None
+        if code != 0:
+            raise NoRest(f"{self.name} ended with {code}: {self.tail()}")
+
+    def tail(self) -> str:
+        return " | ".join(self.log.read_text(errors="replace").splitlines()[-5:])
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class Stage:
+    """One scenario's stage; use it as an async context manager.
+
+    Args:
+        directory: of its own.
+        seed: what all its chances come from.
+
+    Attributes:
+        url: what producers and workers are told; a scenario may set it before it starts any (a proxy's, say).
+        store: what Redis says; likewise (a cluster, say).
+        chance: decides what is done when.
+        faults: what was done.
+        rest_s: how long it may take, after the last fault, until all is done.
+    """
+
+    def __init__(self, directory: Path, seed: str) -> None:
+        self.directory, self.logs = directory, directory / "logs"
+        self.logs.mkdir(parents=True)
+        self.oracle = Oracle(self.logs)
+        self.chance = random.Random(seed)
+        self.faults: list[Fault] = []
+        self.groups: list[Group] = []
+        self.rest_s = 60.0
+        self.url = ""
+        self.store: Store | None = None
+        self.server_version = ""
+        self._seed = seed
+        self._producers: list[subprocess.Popen[bytes]] = []
+        self._closing = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for group in self.groups:
+            group.kill() if group.alive else end(group.pids)
+        for producer in self._producers:
+            producer.kill()
+            producer.wait()
+        if self.store is not None:
+            self.store.close()
+        await self._closing.aclose()
+
+    def closes(self, close: Callable[[], Any]) -> None:
+        """Have something ended with the stage, after all processes."""
+        self._closing.callback(close)
+
+    def server(self, options: Mapping[str, str] | None = None) -> EmbeddedServer:
+        """Start the server; the stage's URL and store are its."""
+        server = EmbeddedServer(options=options, directory=self.directory / "server")
+        self._closing.enter_context(server)
+        self.url, self.store = server.url, Store.at(server.url)
+        return server
+
+    def produce(self, load: Load | None = None, count: int = 2, **more: Any) -> None:
+        """Start producers; `more` are the load's fields."""
+        for _ in range(count):
+            name = f"p{len(self._producers)}"
+            settings = settings_of(load or Load(**more), self.url, name, f"{self._seed}:{name}")
+            with (self.directory / f"{name}.log").open("ab") as log:
+                self._producers.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "tests.chaos.producer", settings],
+                        cwd=self.directory,
+                        env=environment(self.logs, {}),
+                        stdin=subprocess.PIPE,
+                        stdout=log,
+                        stderr=log,
+                        start_new_session=True,
+                    )
+                )
+
+    def work(self, *arguments: str, env: Mapping[str, str] | None = None) -> Group:
+        """Start a group of workers with these options."""
+        name = f"worker-{len(self.groups)}"
+        group = Group(self, name, ["--loglevel", "warning", *arguments], env or {})
+        self.groups.append(group)
+        return group
+
+    def fault(self, what: str, **more: Any) -> Fault:
+        """Say what is done in the `with` block; see :class:`Fault`."""
+        self.faults.append(Fault(what, **more))
+        return self.faults[-1]
+
+    async def until(self, holds: Callable[[], Any], timeout_s: float = 60.0, what: str = "") -> Any:
+        """Return what it gives, once it gives something, for what sends no event: the logs, processes, Redis."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not (found := holds()):
+                    await asyncio.sleep(LOOK_S)
+                return found
+        except TimeoutError:
+            raise NoRest(f"not within {timeout_s:g} s: {what or holds}") from None
+
+    async def first_jobs(self, *groups: Group) -> None:
+        """Return when every process of these groups has started a job."""
+        for group in groups or self.groups:
+            await self.until(lambda group=group: self.busy(group), what=f"first job of {group.name}: {group.tail()}")
+
+    def busy(self, *groups: Group) -> list[int]:
+        """The processes of these groups (of all) that live and have started a job."""
+        return [pid for group in groups or self.groups for pid in group.pids if pid in self.oracle.first]
+
+    async def age(self, pid: int, seconds: float) -> None:
+        """Return when so long has gone by since a process's first job."""
+        await asyncio.sleep(self.oracle.first[pid] + seconds - time.monotonic())
+
+    async def end_producers(self) -> None:
+        """Let them send nothing more, and see what they had sent confirmed or refused."""
+        for producer in self._producers:
+            if producer.stdin is not None:
+                producer.stdin.close()
+        for number, producer in enumerate(self._producers):
+            code = await asyncio.to_thread(producer.wait, STOP_S)
+            if code != 0:
+                tail = (self.directory / f"p{number}.log").read_text(errors="replace").splitlines()[-5:]
+                raise NoRest(f"a producer ended with {code}: {' | '.join(tail)}")
+
+    async def rest(self) -> Verdict:
+        """Let all be done, stop the workers, and judge."""
+        assert self.store is not None
+        store, problems = self.store, []
+        try:
+            await self.end_producers()
+            if left := await store.until_settled(self.rest_s):
+                problems.append(f"not at rest after {self.rest_s:g} s: {left} jobs not settled")
+            for group in self.groups:
+                await group.stop()
+        except NoRest as error:
+            problems.append(str(error))
+        self.oracle.read()
+        self.server_version = store.version()
+        jobs = [(sent.queue, sent.job_id) for sent in self.oracle.confirmed.values()]
+        records = await asyncio.to_thread(store.records, jobs)
+        verdict = Judge(self.oracle, self.faults, store.letters(), records, store.leaks()).judge()
+        verdict.broken += problems
+        return verdict

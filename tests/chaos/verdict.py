@@ -1,0 +1,198 @@
+"""A scenario's figures, by what the logs and Redis say; and what of that is against the guarantee.
+
+How it is counted, for the report:
+
+- lost: confirmed, and no run of it ended, and it is no dead letter that it should be;
+- doubled: more than one run ended;
+- in flight: runs that a fault hit: under way then in the processes concerned, or ended at most 0.25 s (a fault's
+  `settle_s`) before. That is what can double, as one can tell without asking Redis. Each doubled job must have had such
+  a run for each of its ends but one.
+"""
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .fault import Fault
+from .oracle import Oracle, Run
+
+MOST_LOSSES = 3  # a job that has cost so many workers is a dead letter
+SHOWN = 5
+
+
+@dataclass
+class Verdict:
+    """What came out.
+
+    Attributes:
+        confirmed, done, dead, lost, doubled, in_flight: see above; `dead` are the dead letters that are as they should
+            be.
+        forgotten: lost, and confirmed within the time that Redis may forget: no fault of rqueue's.
+        again: runs that were cut by a fault and whose jobs ran again.
+        recovered_s: for each fault that had something to recover, how long that took.
+        left: keys left over.
+        errors: what enqueueing calls raised, by kind.
+        faults: what was done, by kind.
+        broken: what is against the guarantee, in words.
+    """
+
+    confirmed: int = 0
+    done: int = 0
+    dead: int = 0
+    lost: int = 0
+    forgotten: int = 0
+    doubled: int = 0
+    in_flight: int = 0
+    again: int = 0
+    recovered_s: list[float] = field(default_factory=list)
+    left: Mapping[str, str] = field(default_factory=dict)
+    errors: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
+
+    @property
+    def median_s(self) -> float | None:
+        return statistics.median(self.recovered_s) if self.recovered_s else None
+
+    @property
+    def worst_s(self) -> float | None:
+        return max(self.recovered_s, default=None)
+
+
+class Judge:
+    """Reads one scenario's end.
+
+    Args:
+        oracle: the logs, all read.
+        faults: what was done.
+        letters: the dead letters' reasons by mark.
+        records: the stored records by job id.
+        left: keys left over.
+    """
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        faults: Sequence[Fault],
+        letters: Mapping[str, str],
+        records: Mapping[str, Mapping[str, Any]],
+        left: Mapping[str, str],
+    ) -> None:
+        self._oracle, self._faults, self._letters, self._records = oracle, faults, letters, records
+        self._hit = {run.name for run in self._all_runs() if any(fault.hit(run) for fault in faults)}
+        self._cut = {run.name for run in self._all_runs() if any(fault.cut(run) for fault in faults)}
+        self.verdict = Verdict(left=left)
+
+    def judge(self) -> Verdict:
+        """The figures, and what is against the guarantee."""
+        verdict, oracle = self.verdict, self._oracle
+        verdict.confirmed = len(oracle.confirmed)
+        verdict.in_flight = len(self._hit)
+        verdict.faults = Counter(fault.what for fault in self._faults)
+        verdict.errors = Counter(sent.refused for sent in oracle.sent.values() if sent.refused)
+        verdict.recovered_s = [seconds for fault in self._faults if (seconds := self._recovery(fault)) is not None]
+        self._count_ends()
+        self._count_doubles()
+        self._check_refusals()
+        self._check_results()
+        self._say("keys left over", [f"{name} ({kind})" for name, kind in sorted(verdict.left.items())])
+        return verdict
+
+    def _all_runs(self) -> Iterable[Run]:
+        return (run for runs in self._oracle.runs.values() for run in runs)
+
+    def _count_ends(self) -> None:
+        verdict, lost, buried = self.verdict, [], []
+        for mark, sent in self._oracle.confirmed.items():
+            if self._oracle.ends(mark):
+                verdict.done += 1
+            elif mark in self._letters:
+                if self._may_be_dead(mark, sent.kind):
+                    verdict.dead += 1
+                else:
+                    buried.append(f"{mark} ({sent.kind}): {self._letters[mark]}")
+            elif any(fault.may_forget(sent.confirmed or 0.0) for fault in self._faults):
+                verdict.forgotten += 1
+            else:
+                lost.append(f"{mark} ({sent.kind}, {len(self._oracle.runs.get(mark, ()))} runs)")
+        verdict.lost = len(lost) + len(buried)
+        self._say("lost", lost)
+        self._say("dead letters that should not be", buried)
+
+    def _may_be_dead(self, mark: str, kind: str) -> bool:
+        cuts = sum(run.name in self._cut for run in self._oracle.runs.get(mark, ()))
+        match self._letters[mark]:
+            case "failed":
+                return kind == "failing"
+            case "worker lost":
+                return kind == "poison" or cuts >= MOST_LOSSES
+        return False
+
+    def _count_doubles(self) -> None:
+        unexplained = []
+        for mark, runs in self._oracle.runs.items():
+            self.verdict.again += sum(run.name in self._cut for run in runs) if len(runs) > 1 else 0
+            ended = self._oracle.ends(mark)
+            if len(ended) < 2:
+                continue
+            self.verdict.doubled += 1
+            if sum(run.name in self._hit for run in ended) < len(ended) - 1:
+                unexplained.append(
+                    f"{mark}: " + ", ".join(f"{run.pid} {run.began:.3f}-{run.ended:.3f}" for run in ended)
+                )
+        self._say("doubled, and not in flight at a fault", unexplained)
+
+    def _check_refusals(self) -> None:
+        """Nothing was enqueued when `enqueue` raised anything but EnqueueUnknown."""
+        sent = self._oracle.sent
+        self._say(
+            "ran, and its enqueue was refused",
+            [
+                f"{mark}: {sent[mark].refused}"
+                for mark in self._oracle.runs
+                if mark in sent and sent[mark].refused not in ("", "EnqueueUnknown")
+            ],
+        )
+
+    def _check_results(self) -> None:
+        """The result of a job that ran twice is that of the run that no fault hit: the other one had lost its claim."""
+        wrong, stale = [], []
+        for mark, sent in self._oracle.confirmed.items():
+            record, ended = self._records.get(sent.job_id), self._oracle.ends(mark)
+            if record is None or not ended:
+                continue
+            result = record.get("result")
+            if not isinstance(result, dict) or result.get("mark") != mark:
+                wrong.append(f"{mark}: {record['state']} {result!r}")
+                continue
+            intact = [run.name for run in ended if run.name not in self._hit]
+            if intact and result["run"] not in intact:
+                stale.append(f"{mark}: {result['run']}, not one of {intact}")
+        self._say("has ended, and its result does not say so", wrong)
+        self._say("the result of a run that had lost its claim", stale)
+
+    def _recovery(self, fault: Fault) -> float | None:
+        """Seconds until the system did again what the fault stopped; None when it stopped nothing."""
+        if fault.heals == "again":
+            back = []
+            for runs in self._oracle.runs.values():
+                cut = [run for run in runs if fault.cut(run)]
+                later = [run.began for run in runs if cut and run.began > cut[0].began and run not in cut]
+                back += [min(later) - fault.began] if later else []
+            return max(back, default=None)
+        if fault.heals == "working":
+            fresh = [
+                run.ended
+                for mark, sent in self._oracle.confirmed.items()
+                for run in self._oracle.ends(mark)
+                if (sent.confirmed or 0.0) > fault.ended and run.began > fault.ended and run.ended is not None
+            ]
+            return min(fresh, default=fault.ended) - fault.ended if fresh else None
+        return None
+
+    def _say(self, what: str, offenders: list[str]) -> None:
+        if offenders:
+            more = f", and {len(offenders) - SHOWN} more" if len(offenders) > SHOWN else ""
+            self.verdict.broken.append(f"{what}: {len(offenders)}: {'; '.join(offenders[:SHOWN])}{more}")
