@@ -10,7 +10,7 @@ import redis.exceptions
 from redis.asyncio.connection import AbstractConnection
 
 from rqueue.broker.link import Argument, pack
-from rqueue.log import event
+from rqueue.log import Recurring
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
@@ -49,6 +49,7 @@ class Subscription:
         self._changed: dict[bytes, bool] = {}
         self._has_changed = asyncio.Event()
         self._is_heard = False
+        self._waits = Recurring()
         self._task = asyncio.create_task(self._run(), name="rqueue subscription")
 
     def add(self, channel: bytes) -> None:
@@ -73,9 +74,9 @@ class Subscription:
         while True:
             connection = self._new_connection()
             writer: asyncio.Task[None] | None = None
+            self._is_heard = False
             try:
                 await connection.connect()  # type: ignore[no-untyped-call]
-                self._is_heard = False
                 self._changed = dict.fromkeys(self._wanted, True)
                 self._has_changed.set()
                 writer = asyncio.create_task(self._write(connection), name="rqueue subscription writer")
@@ -84,7 +85,7 @@ class Subscription:
                 pause = _FIRST_PAUSE_S if self._is_heard else min(2 * pause, _LONGEST_PAUSE_S)
                 if isinstance(exc, redis.exceptions.NoPermissionError):
                     pause = _FORBIDDEN_PAUSE_S
-                event(logging.WARNING, f"listening for {self._name} waits for redis", error=str(exc))
+                self._waits.event(logging.WARNING, f"listening for {self._name} waits for redis", error=str(exc))
                 await asyncio.sleep(pause)
             finally:
                 if writer is not None:

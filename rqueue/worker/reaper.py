@@ -14,7 +14,7 @@ from rqueue.client.registry import Registry
 from rqueue.client.stops import forget
 from rqueue.config import Limits, WorkerConfig
 from rqueue.errors import BrokerError, BrokerUnavailable, MalformedMessage, WorkerLost
-from rqueue.log import event
+from rqueue.log import Recurring, event
 from rqueue.policy.redelivery import Redelivery, charged, redeliver
 from rqueue.wire.keys import QueueKeys
 from rqueue.wire.message import Call, Header, Message
@@ -62,6 +62,7 @@ class Reaper:
         self._looks = 0
         self._number = 0
         self._id = secrets.token_hex(4)
+        self._waits = Recurring()
 
     async def run(self) -> None:
         """Look at each heartbeat, until cancelled."""
@@ -72,7 +73,7 @@ class Reaper:
             except Exception as exc:  # noqa: BLE001 - whatever it is, a worker does not stop reaping
                 # Nobody is condemned on what was seen before a break: a stalled Redis is not a dead fleet.
                 self._seen.clear()
-                event(logging.WARNING, "reaping waits for redis", error=str(exc) or repr(exc))
+                self._waits.event(logging.WARNING, "reaping waits for redis", error=str(exc) or repr(exc))
 
     async def tick(self) -> int:
         """One look; how many messages were moved. A worker is reaped when two looks in a row find its lease run out."""
