@@ -134,9 +134,7 @@ class Executor:
         except BrokerError:
             # Not marked: if it killed us, nobody would be charged. It starts when Redis can be told.
             for job in batch:
-                self._inflight.put_back(job)
-                if job.worker != self._lease.worker:
-                    self._inflight.gone(job)  # the lease was lost meanwhile: it is no longer ours to start
+                self._put_back(job)
             asyncio.get_running_loop().call_later(_PAUSE_S, self._inflight.signals.execute.set)
             return 0
         loop = asyncio.get_running_loop()
@@ -227,6 +225,12 @@ class Executor:
         if not mark.cancelled() and (error := mark.exception()) is not None:
             event(logging.DEBUG, "start mark not confirmed", worker=self._lease.worker, error=str(error))
 
+    def _put_back(self, job: ClaimedJob) -> None:
+        """A job that took a slot and may not start."""
+        self._inflight.put_back(job)
+        if job.worker != self._lease.worker:
+            self._inflight.gone(job)  # the lease was lost meanwhile: it is no longer ours to start
+
     async def _run_job(self, job: ClaimedJob) -> None:
         """Run a job; an error of our own ends it as well: no slot is lost, and no claim is renewed for ever."""
         try:
@@ -260,7 +264,13 @@ class Executor:
 
     def _ready(self, job: ClaimedJob) -> tuple[Call, Task[Any, Any]] | None:
         """A started job's call and task; None when it does not run, which is seen to."""
-        job.started_s, job.started_ms = elapsed_s(), self._judge.now_ms()
+        job.started_s, lease = elapsed_s(), self._lease
+        # We may have stood still since the batch was begun, for so long that others have run it. One look for each job:
+        # what has begun after this line, and is frozen, runs twice.
+        if (job.started_s >= lease.starts_until_s or lease.is_lost or job.worker != lease.worker) and not job.verdict:
+            self._put_back(job)
+            return None
+        job.started_ms = self._judge.now_ms()
         prepared = prepare(job, self._registry, job.started_ms)
         if isinstance(prepared, tuple):
             job.seen["task"] = prepared[1].name

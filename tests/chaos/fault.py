@@ -18,10 +18,13 @@ class Fault:
 
     Attributes:
         what: kill, freeze, …; counted by it in the report.
-        pids: the processes that it hit; None: all of them, as a fault of Redis or of the network does.
+        pids: the processes that it hit; None: all of them, as a fault of Redis or of the network does. Empty: none, and
+            nothing may run twice for it.
         heals: what recovery is. `again`: all that the hit processes ran and had not ended has started anew; counted
             from the begin. `working`: a job that was enqueued, confirmed and started after the end has ended; counted
             from the end. None: there is nothing to recover from.
+        cause: the mark of the job that did it, if one did: it is not the others' recovery.
+        charges: what it cut has cost a worker, and may be a dead letter at the third time.
         settle_s: what had ended so long before its begin counts as in flight.
         forgets_s: Redis may forget what it confirmed so long before the begin. What it was told of ends it may forget
             as well: `settle_s` should be as long then.
@@ -30,6 +33,8 @@ class Fault:
     what: str
     pids: Collection[int] | None = None
     heals: Literal["again", "working"] | None = None
+    cause: str = ""
+    charges: bool = True
     settle_s: float = SETTLE_S
     forgets_s: float = 0.0
     began: float = field(default=0.0, init=False)
@@ -51,8 +56,8 @@ class Fault:
         return run.began <= self.ended and (run.ended is None or run.ended >= self.began - self.settle_s)
 
     def cut(self, run: Run) -> bool:
-        """True for a run that it hit and that had not ended when it began."""
-        return self.hit(run) and run.began <= self.began and (run.ended is None or run.ended > self.began)
+        """True for a run that it hit and that did not end before the fault was over, if ever."""
+        return self.hit(run) and (run.ended is None or run.ended > self.ended)
 
     def may_forget(self, confirmed: float) -> bool:
         """True for a job confirmed in the time that Redis may have forgotten."""

@@ -23,6 +23,8 @@ class Sent:
 
     kind: str
     queue: str
+    at: float
+    countdown: float = 0.0
     confirmed: float | None = None
     job_id: str = ""
     refused: str = ""
@@ -74,7 +76,7 @@ class Oracle:
     def _take(self, what: str, mark: str, pid: int, at: float, more: list[str]) -> None:
         match what:
             case "intent":
-                self.sent[mark] = Sent(kind=more[0], queue=more[1])
+                self.sent[mark] = Sent(kind=more[0], queue=more[1], at=at, countdown=float(more[2]))
             case "confirmed":
                 sent = self.sent[mark]
                 sent.confirmed, sent.queue, sent.job_id = at, more[0], more[1]

@@ -22,8 +22,10 @@ from .tasks import QUEUES, Log, make_app
 TICK_S = 0.05
 MOST_UNDER_WAY = 1000  # when nothing is answered it waits, as a web process that bounds its requests does
 
-MIX = {"quick": 0.68, "threaded": 0.15, "flaky": 0.1, "later": 0.05, "failing": 0.02}
-"""Which jobs, by their share; `later` is a `quick` with a countdown."""
+MIX = {"quick": 0.63, "threaded": 0.15, "flaky": 0.1, "later": 0.05, "expiring": 0.05, "failing": 0.02}
+"""Which jobs, by their share; `later` is a `quick` with a countdown, `expiring` one that may wait for long."""
+
+EXPIRES_S = 1800.0  # no job waits so long here: one that is said to have expired is lost
 
 
 @dataclass
@@ -58,6 +60,7 @@ class Call(NamedTuple):
     queue: str
     task: Any
     seconds: float
+    countdown: float
 
 
 class Producer:
@@ -72,7 +75,7 @@ class Producer:
         """Send until told to stop, then see the end of what is under way."""
         owed = 0.0
         while not stop.is_set():
-            owed = min(owed + self._load.rate * TICK_S, self._load.rate)
+            owed = min(owed + self._load.rate * TICK_S, max(self._load.rate, 1.0))
             if len(self._under_way) < MOST_UNDER_WAY:
                 self._send(int(owed))
                 owed -= int(owed)
@@ -84,7 +87,7 @@ class Producer:
 
     def _send(self, count: int) -> None:
         calls = [self._call() for _ in range(count)]
-        self._log.note(*(("intent", call.mark, call.kind, call.queue) for call in calls))
+        self._log.note(*(("intent", call.mark, call.kind, call.queue, call.countdown) for call in calls))
         batch = [call for call in calls if self._chance.random() < self._load.batches]
         sends = [self._one(call) for call in calls if call not in batch]
         if batch:
@@ -103,11 +106,14 @@ class Producer:
             options["priority"] = chance.randint(1, 10)
         if chance.random() < 0.3:  # else rqueue makes the id, which takes another way through the script
             options["job_id"] = mark
+        countdown = round(chance.uniform(0.1, 2.0), 2) if kind == "later" else 0.0
         if kind == "later":
-            options["countdown"] = round(chance.uniform(0.1, 2.0), 2)
-        task = self._app.tasks.find("quick" if kind == "later" else kind)
+            options["countdown"] = countdown
+        if kind == "expiring":
+            options["expires"] = EXPIRES_S
+        task = self._app.tasks.find("quick" if kind in ("later", "expiring") else kind)
         assert task is not None
-        return Call(mark, kind, queue, task.options(**options), round(chance.uniform(*load.seconds), 4))
+        return Call(mark, kind, queue, task.options(**options), round(chance.uniform(*load.seconds), 4), countdown)
 
     async def _one(self, call: Call) -> None:
         mark, queue = call.mark, call.queue
@@ -136,17 +142,19 @@ class Producer:
         )
 
 
-async def main(settings: dict[str, Any]) -> None:
-    stop = asyncio.Event()
+async def until_stdin_ends(stop: asyncio.Event) -> None:
+    """Say so when whoever started this process wants it to end, or is gone."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await reader.read()
+    stop.set()
+
+
+async def main(settings: dict[str, Any]) -> None:
+    """Produce until the standard input ends."""
+    stop = asyncio.Event()
+    waiting = asyncio.create_task(until_stdin_ends(stop))
     load = Load(**settings["load"])
-
-    async def wait_for_the_end() -> None:
-        await reader.read()
-        stop.set()
-
-    waiting = asyncio.create_task(wait_for_the_end())
     app = make_app(settings["url"], **load.app)
     name = f"{settings['name']}.{os.getpid()}"
     producer = Producer(app, Log("producer"), load, name, random.Random(settings["seed"]))

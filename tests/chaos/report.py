@@ -106,8 +106,8 @@ Producers log each job before they send it and when the call has returned; each 
 logs are files, forced to disk line by line, and Redis has no part in them.
 
 - **confirmed**: the call that enqueues it has returned. **done**: a run of it ended well. **dead**: it is a dead
-  letter, as it should be: its task always fails, or it has cost three workers. **lost**: confirmed, and neither; or a dead
-  letter that should not be.
+  letter, as it should be: its task always fails, or it has cost three workers. **lost**: confirmed, and neither of the
+  two; or a dead letter that should not be.
 - **doubled**: more than one run of it ended. **in flight**: runs that were under way at a fault in the processes that
   it hit, or had ended at most 0.25 s before, so that Redis may not have had their end yet. That is what can double at
   all. Each doubled job must have had such a run, else the verdict is *broken*.

@@ -19,7 +19,7 @@ from typing import Any, Self
 from rqueue.embedded import EmbeddedServer
 
 from .fault import Fault
-from .oracle import Oracle
+from .oracle import Oracle, Run
 from .producer import Load, settings_of
 from .store import Store
 from .tasks import LOGS
@@ -92,10 +92,17 @@ class Group:
     def alive(self) -> bool:
         return self.process.poll() is None
 
+    def hold(self) -> list[int]:
+        """SIGSTOP to the supervisor and to all its processes: who they are."""
+        self.send(signal.SIGSTOP)  # first: it starts no others while they are looked for
+        below = descendants(self.pid)
+        end(below, signal.SIGSTOP)
+        return [self.pid, *below]
+
     def kill(self) -> list[int]:
         """SIGKILL to the supervisor and to all its processes: who they were."""
         self.is_over = True
-        pids = [self.pid, *descendants(self.pid)]
+        pids = self.hold()
         end(pids)
         self.process.wait()
         return pids
@@ -186,15 +193,15 @@ class Stage:
         self.url, self.store = server.url, Store.at(server.url)
         return server
 
-    def produce(self, load: Load | None = None, count: int = 2, **more: Any) -> None:
-        """Start producers; `more` are the load's fields."""
+    def produce(self, load: Load | None = None, count: int = 2, module: str = "producer", **more: Any) -> None:
+        """Start producers; `more` are the load's fields, `module` is the program."""
         for _ in range(count):
             name = f"p{len(self._producers)}"
             settings = settings_of(load or Load(**more), self.url, name, f"{self._seed}:{name}")
             with (self.directory / f"{name}.log").open("ab") as log:
                 self._producers.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "tests.chaos.producer", settings],
+                        [sys.executable, "-m", f"tests.chaos.{module}", settings],
                         cwd=self.directory,
                         env=environment(self.logs, {}),
                         stdin=subprocess.PIPE,
@@ -235,6 +242,11 @@ class Stage:
         """The processes of these groups (of all) that live and have started a job."""
         return [pid for group in groups or self.groups for pid in group.pids if pid in self.oracle.first]
 
+    def ran_again(self, cut: Collection[Run]) -> bool:
+        """True when the jobs of all these runs have started once more."""
+        self.oracle.read()
+        return all(any(other.began > run.began for other in self.oracle.runs[run.mark]) for run in cut)
+
     async def age(self, pid: int, seconds: float) -> None:
         """Return when so long has gone by since a process's first job."""
         await asyncio.sleep(self.oracle.first[pid] + seconds - time.monotonic())
@@ -263,9 +275,23 @@ class Stage:
         except NoRest as error:
             problems.append(str(error))
         self.oracle.read()
+        self.faults += self._own_faults()
         self.server_version = store.version()
         jobs = [(sent.queue, sent.job_id) for sent in self.oracle.confirmed.values()]
         records = await asyncio.to_thread(store.records, jobs)
         verdict = Judge(self.oracle, self.faults, store.letters(), records, store.leaks()).judge()
         verdict.broken += problems
         return verdict
+
+    def _own_faults(self) -> list[Fault]:
+        """What jobs did to their own process: took it down, or blocked its event loop, which is to hurt nobody."""
+        found = []
+        for mark, runs in self.oracle.runs.items():
+            kind = self.oracle.sent[mark].kind if mark in self.oracle.sent else ""
+            for run in runs if kind in ("poison", "blocking") else ():
+                fault = Fault(kind, (), cause=mark)
+                if kind == "poison":
+                    fault = Fault(kind, {run.pid}, heals="again", cause=mark, charges=False)
+                fault.began = run.began
+                found.append(fault)
+        return found

@@ -20,6 +20,7 @@ from .oracle import Oracle, Run
 
 MOST_LOSSES = 3  # a job that has cost so many workers is a dead letter
 SHOWN = 5
+PRECISION_S = 0.002  # Redis counts milliseconds
 
 
 @dataclass
@@ -83,6 +84,8 @@ class Judge:
         self._oracle, self._faults, self._letters, self._records = oracle, faults, letters, records
         self._hit = {run.name for run in self._all_runs() if any(fault.hit(run) for fault in faults)}
         self._cut = {run.name for run in self._all_runs() if any(fault.cut(run) for fault in faults)}
+        charging = [fault for fault in faults if fault.charges]
+        self._charged = {run.name for run in self._all_runs() if any(fault.cut(run) for fault in charging)}
         self.verdict = Verdict(left=left)
 
     def judge(self) -> Verdict:
@@ -97,6 +100,9 @@ class Judge:
         self._count_doubles()
         self._check_refusals()
         self._check_results()
+        self._check_times()
+        self._check_charges()
+        self._say("nothing was done to it", [] if self._faults else ["no fault"])
         self._say("keys left over", [f"{name} ({kind})" for name, kind in sorted(verdict.left.items())])
         return verdict
 
@@ -122,12 +128,12 @@ class Judge:
         self._say("dead letters that should not be", buried)
 
     def _may_be_dead(self, mark: str, kind: str) -> bool:
-        cuts = sum(run.name in self._cut for run in self._oracle.runs.get(mark, ()))
+        losses = sum(run.name in self._charged for run in self._oracle.runs.get(mark, ()))
         match self._letters[mark]:
             case "failed":
                 return kind == "failing"
             case "worker lost":
-                return kind == "poison" or cuts >= MOST_LOSSES
+                return kind == "poison" or losses >= MOST_LOSSES
         return False
 
     def _count_doubles(self) -> None:
@@ -173,12 +179,32 @@ class Judge:
         self._say("has ended, and its result does not say so", wrong)
         self._say("the result of a run that had lost its claim", stale)
 
+    def _check_times(self) -> None:
+        """A job with a countdown does not start before it is over, whatever the clocks say."""
+        early = []
+        for mark, sent in self._oracle.sent.items():
+            starts = [run.began - sent.at for run in self._oracle.runs.get(mark, ())]
+            if starts and min(starts) < sent.countdown - PRECISION_S:
+                early.append(f"{mark}: after {min(starts):.3f} s in place of {sent.countdown} s")
+        self._say("started before its time", early)
+
+    def _check_charges(self) -> None:
+        """Where no process was hit, no job has cost a worker."""
+        if any(fault.pids is None or fault.pids for fault in self._faults):
+            return
+        charged = [
+            mark
+            for mark, sent in self._oracle.confirmed.items()
+            if sent.kind != "foreign" and self._records.get(sent.job_id, {}).get("losses")
+        ]
+        self._say("charged with the loss of a worker that was not lost", charged)
+
     def _recovery(self, fault: Fault) -> float | None:
         """Seconds until the system did again what the fault stopped; None when it stopped nothing."""
         if fault.heals == "again":
             back = []
-            for runs in self._oracle.runs.values():
-                cut = [run for run in runs if fault.cut(run)]
+            for mark, runs in self._oracle.runs.items():
+                cut = [] if mark == fault.cause else [run for run in runs if fault.cut(run)]
                 later = [run.began for run in runs if cut and run.began > cut[0].began and run not in cut]
                 back += [min(later) - fault.began] if later else []
             return max(back, default=None)

@@ -2,7 +2,7 @@
 named; the heart stops when the loop has not moved for `max_loop_stall`; an old lease starts nothing.
 
 Seen to fail with a heart that stands still while the loop does (the lease runs out), without `_name_blocker`, without
-its look at `max_loop_stall`, and with `Lease.may_start` always true. `renewed` counting from the reply fails in
+its look at `max_loop_stall`, and with a `Lease.starts_until_s` that never comes. `renewed` counting from the reply fails in
 tests/worker/test_heart.py.
 """
 
@@ -129,16 +129,15 @@ async def test_at_two_thirds_without_a_reply_nothing_is_started(app, broker, key
         return "ran"
 
     async with app, app.worker(lease=60) as worker:
-        renewed = worker._lease._renewed_s
         worker._lease.renewed = lambda sent_s: None  # no reply comes any more
-        worker._lease._renewed_s = elapsed_s() - 40.1
+        worker._lease.starts_until_s = elapsed_s() - 0.1
         job = await t.enqueue()
         await until(lambda: worker.held == 1)
         for _ in range(20):
             await broker._link.call(b"PING")
         assert gate.came == []
         del worker._lease.renewed
-        worker._lease.renewed(max(renewed, elapsed_s() - 39))
+        worker._lease.renewed(elapsed_s() - 39)
         worker._inflight.signals.execute.set()
         gate.open()
         assert await job.result(5) == "ran"

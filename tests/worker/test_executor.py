@@ -7,6 +7,7 @@ import pytest
 
 from rqueue import JobFailed, JobRevoked
 from rqueue.errors import BrokerUnavailable
+from rqueue.policy.clock import elapsed_s
 from rqueue.worker.fetcher import register
 from rqueue.worker.inflight import Phase
 from rqueue.worker.outcome import Failed, Succeeded
@@ -314,3 +315,40 @@ async def test_a_held_job_is_cancelled_before_it_starts(parts, broker, stored, m
     assert found["rqueue:{default}:jobs"] == {b"b"}
     assert found["~rqueue:{default}:result:a"].startswith(b'{"state":"REVOKED"')
     assert worker.take().id == "b"
+
+
+@pytest.mark.parametrize("is_lost", [False, True], ids=["the lease is old", "it goes on under a new id"])
+async def test_a_worker_that_stood_still_starts_nothing_more_of_what_it_had_begun_to_start(
+    parts, broker, message, is_lost
+):
+    """Frozen while it starts a batch, and thawed when others have done its jobs: each job looks at the lease itself.
+
+    Breaks when only the batch is looked at: then all of it runs twice, long after.
+    """
+    worker, ran = parts(concurrency=10), []
+
+    @worker.worker._client.task(name="t")
+    async def t():
+        ran.append(1)
+        if is_lost:
+            worker.lease.renumber()
+            worker.lease.renewed(elapsed_s())
+        else:
+            worker.lease.starts_until_s -= worker.lease.lease_s  # as if it had stood still for so long
+
+    await register(broker, worker.queues, worker.lease)
+    await broker._link.call(b"SADD", worker.keys.jobs, "a", "b", "c")
+    await worker.push(message("a"), message("b"), message("c"))
+    await worker.fetcher._claim(3)
+    await worker.fetcher._end_blocks()
+    executor = worker.worker._executor
+    assert await executor.tick() == 3
+    await asyncio.wait([job.task for job in worker.inflight if job.task is not None])
+    inflight = worker.inflight
+    assert (ran, inflight.running, inflight.life.started) == ([1], 0, 1)
+    assert inflight.held == (0 if is_lost else 2), "what is not its own any more is dropped"
+    if not is_lost:
+        worker.lease.renewed(elapsed_s())
+        assert await executor.tick() == 2, "it was only late: what waited starts"
+        await asyncio.wait([job.task for job in worker.inflight if job.task is not None])
+        assert len(ran) == 2, "the second one has aged the lease again"
