@@ -477,15 +477,13 @@ class Fetcher:
         """Put back what blocks have popped into the list of a worker that is registered no more, and close the list.
 
         Where a reaper took it, the list is closed already. After a flush it is not: a block that waited at the server
-        goes on, and what it pops has no owner. If we die before this, the search for such lists finds it.
+        goes on, and what it pops has no owner; where that has started here, its end is refused, and it runs again. If
+        we die before this, the search for such lists finds it.
         """
-        running = Counter(raw for _, raw in self._inflight.listed(keys, old))
-        while True:
+        verdict = 0
+        while verdict == 0:
             raws, _ = await self._broker.remains(keys, old, GIVE_BACK_AT_ONCE)
-            back = [raw for raw in raws if not running[raw]]
-            verdict = await self._broker.reap(keys, old, [(raw, _level(raw), raw) for raw in back])
-            if verdict != 0 or not back:
-                return
+            verdict = await self._broker.reap(keys, old, [(raw, _level(raw), raw) for raw in raws])
 
     async def _wait(self, longest_s: float = math.inf) -> None:
         """Wait until a block ends, or there is room again, or somebody pokes, or the time is up."""

@@ -1,5 +1,5 @@
 """All scenarios, in the order in which they are played."""
 
-from . import workers
+from . import network, server, workers
 
-SCENARIOS = [*workers.SCENARIOS]
+SCENARIOS = [*workers.SCENARIOS, *server.SCENARIOS, *network.SCENARIOS]
