@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -26,17 +27,13 @@ EVERYSEC_S = 2.0
 """What `everysec` may lose: Redis lets a slow fsync take two seconds before it waits for it."""
 FULL_BYTES = 24 * 1024 * 1024
 
-Spell = Callable[[], Awaitable[None]]
 
-
-async def set_up(
-    stage: Stage, options: dict[str, str] | None = None, *arguments: str, **load: object
-) -> EmbeddedServer:
+async def set_up(stage: Stage, options: dict[str, str] | None = None, *arguments: str, **load: Any) -> EmbeddedServer:
     """A server, two groups of workers that work, and two producers."""
     server = stage.server(options)
     for _ in range(2):
         stage.work(*PAIR, *arguments)
-    stage.produce(**load)  # type: ignore[arg-type]
+    stage.produce(**load)
     await stage.first_jobs()
     return server
 
@@ -141,9 +138,8 @@ async def interruptions(stage: Stage, seconds: float) -> None:
 
 async def stalls(stage: Stage, seconds: float) -> None:
     """The server sleeps for longer than the lease: all leases have run out, and nobody is to be reaped for it."""
-    server = await set_up(
-        stage, {"enable-debug-command": "yes"}, "--lease", str(SHORT_LEASE_S), seconds=(0.0, 1.0), rate=20
-    )
+    options, lease = {"enable-debug-command": "yes"}, ("--lease", str(SHORT_LEASE_S))
+    server = await set_up(stage, options, *lease, seconds=(0.0, 1.0), rate=20)
     over = time.monotonic() + seconds
     while True:
         with stage.fault("DEBUG SLEEP", pids=(), heals="working"):
