@@ -32,7 +32,7 @@ class RQueue(Client):
         result_ttl: seconds a result is kept; 0 keeps none, None for ever.
         dead_max: dead letters kept for each queue.
         dead_ttl: seconds a dead letter is kept.
-        enqueue_timeout: seconds that ``enqueue`` tries to reach Redis; at most 60.
+        enqueue_timeout: seconds that ``enqueue`` tries to reach Redis; at most 3600.
         eager: run each job where it is enqueued, through the same encoding; for tests.
         lifespan: a function of the app that gives an async context manager, or an async generator function: entered
             as a worker starts, before it takes a job, and left after its last one.

@@ -55,7 +55,7 @@ def test_times_may_be_timedeltas():
         ("dead_max", 0, "dead_max 0"),
         ("dead_ttl", 0, "dead_ttl 0"),
         ("enqueue_timeout", 0, "enqueue_timeout 0"),
-        ("enqueue_timeout", 61, "at most 60"),
+        ("enqueue_timeout", 3601, "at most 3600"),
         ("enqueue_timeout", math.nan, "enqueue_timeout nan"),
         ("enqueue_timeout", None, "enqueue_timeout None"),
     ],

@@ -22,13 +22,14 @@ class Calls:
     Args:
         endpoint: where Redis is.
         keys: the keys' namespace.
+        reply_timeout_s: a reply that takes longer breaks the connection, and what was asked is asked on another one.
     """
 
-    def __init__(self, endpoint: Endpoint, keys: Keys) -> None:
+    def __init__(self, endpoint: Endpoint, keys: Keys, reply_timeout_s: float = REPLY_TIMEOUT_S) -> None:
         self.endpoint = endpoint
         self.keys = keys
         self.clock = RedisClock()
-        self._link = Link(endpoint.connection, REPLY_TIMEOUT_S)
+        self._link = Link(endpoint.connection, reply_timeout_s)
         self._blocks: dict[str, Link] = {}
         self._announced: dict[str, float] = {}
 

@@ -6,12 +6,15 @@ import asyncio
 import os
 
 from rqueue.broker.broker import Broker
+from rqueue.broker.calls import REPLY_TIMEOUT_S
 from rqueue.broker.endpoint import Endpoint
 from rqueue.client.events import Events
 from rqueue.client.listener import Listener
 from rqueue.client.producer import Producer
 from rqueue.config import Limits
 from rqueue.wire.keys import Keys
+
+_SHORTEST_REPLY_S = 2.0
 
 _forks: list[None] = []
 """One for each fork between this process and the one that was started."""
@@ -33,7 +36,9 @@ class Session:
     def __init__(self, endpoint: Endpoint, keys: Keys, limits: Limits) -> None:
         self.loop = asyncio.get_running_loop()
         self._forks = len(_forks)
-        self.broker = Broker(endpoint, keys)
+        # Half of the time that an enqueue has: a connection that nobody answers on must leave time for another one.
+        reply_timeout_s = min(REPLY_TIMEOUT_S, max(_SHORTEST_REPLY_S, limits.enqueue_timeout_s / 2))
+        self.broker = Broker(endpoint, keys, reply_timeout_s)
         self.producer = Producer(self.broker, limits.enqueue_timeout_s)
         self.listener = Listener(self.broker)
         self.open_events: set[Events] = set()
