@@ -38,7 +38,7 @@ class RQueue(Client):
         result_ttl: seconds a result is kept; 0 keeps none, None for ever.
         dead_max: dead letters kept for each queue.
         dead_ttl: seconds a dead letter is kept.
-        enqueue_timeout: seconds that ``enqueue`` tries to reach Redis; at most 60.
+        enqueue_timeout: seconds that ``enqueue`` tries to reach Redis; at most 3600.
         durability: when an enqueue is confirmed: once Redis has it in memory, once it is ``replicated``, or once it is
             on disk (``fsync``). Default: ``RQUEUE_DURABILITY``, else ``memory``.
         replicas: how many replicas must have it, if it is to be replicated.

@@ -49,8 +49,8 @@ class Limits:
             asks soon.
         dead_max: dead letters kept for each queue; the oldest go first.
         dead_ttl_s: seconds a dead letter is kept; 14 days outlast a holiday.
-        enqueue_timeout_s: how long ``enqueue`` tries to reach Redis, or to learn what became of a lost reply. At
-            most 60, as long as Redis remembers a batch.
+        enqueue_timeout_s: how long ``enqueue`` tries to reach Redis, or to learn what became of a lost reply; Redis
+            remembers a batch for twice as long. At most an hour: what waits, waits in the producer's memory.
         durability: when an enqueue is confirmed. ``memory``: Redis has it; ``replicated``: so have its ``replicas``;
             ``fsync``: so has its disk. ``memory``, since the others cost a wait, and a server that is set up for it.
         replicas: how many replicas must have it.
@@ -69,7 +69,7 @@ class Limits:
         check_ttl("result_ttl", self.result_ttl_s)
         whole("dead_max", self.dead_max, 1)
         positive("dead_ttl", self.dead_ttl_s)
-        positive("enqueue_timeout", self.enqueue_timeout_s, maximum=60)
+        positive("enqueue_timeout", self.enqueue_timeout_s, maximum=3600)
         if self.durability not in DURABILITIES:
             raise ConfigError(f"durability {self.durability!r}: one of {', '.join(DURABILITIES)}")
         whole("replicas", self.replicas, 1)

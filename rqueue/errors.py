@@ -64,6 +64,10 @@ class ReplyLost(BrokerUnavailable):
     """The command was sent and the connection broke before the reply: it may have happened, or may still."""
 
 
+class BrokerForbidden(BrokerError):
+    """Redis does not let its user run the command, or touch the key (``NOPERM``); nothing was changed."""
+
+
 class BrokerFull(BrokerError):
     """Redis is at ``maxmemory`` and refuses to store more; nothing was changed."""
 

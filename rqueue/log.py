@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import time
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -16,6 +18,34 @@ def event(level: int, text: str, /, *, exc_info: BaseException | None = None, **
     """Log an event with its fields, and an error's traceback; costs next to nothing when the level is off."""
     if LOGGER.isEnabledFor(level):
         LOGGER.log(level, text, exc_info=exc_info, extra={"rqueue": fields})
+
+
+class Recurring:
+    """Events that recur for as long as their cause lasts: the first few are written, and then one each half minute.
+
+    A Redis that is away for an hour must not fill a disk. What differs in its text or error is another event.
+    """
+
+    _FIRST: Final = 5
+    _EVERY_S: Final = 30.0
+    _MOST_ERRORS: Final = 16
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, str], tuple[int, float, float]] = {}  # how many were written, when last, when seen
+
+    def event(self, level: int, text: str, /, *, error: str, **fields: Any) -> None:
+        """Log an event with its error, unless the same was logged a moment ago, again and again."""
+        now = time.monotonic()
+        written, last_s, seen_s = self._seen.pop((text, error), (0, -math.inf, -math.inf))
+        if now - seen_s >= self._EVERY_S:
+            written = 0
+        if is_written := written < self._FIRST or now - last_s >= self._EVERY_S:
+            written, last_s = written + 1, now
+        if len(self._seen) >= self._MOST_ERRORS:
+            del self._seen[next(iter(self._seen))]
+        self._seen[text, error] = written, last_s, now
+        if is_written:
+            event(level, text, **fields, error=error)
 
 
 class TextFormatter(logging.Formatter):

@@ -13,6 +13,7 @@ from rqueue.client.task import Signature, Task
 from rqueue.config import Queue
 from rqueue.errors import (
     BrokerError,
+    BrokerForbidden,
     BrokerFull,
     BrokerUnavailable,
     ConfigError,
@@ -51,6 +52,7 @@ from rqueue.wire.state import State
 
 __all__ = [
     "BrokerError",
+    "BrokerForbidden",
     "BrokerFull",
     "BrokerUnavailable",
     "Cancellations",

@@ -68,7 +68,7 @@ def test_durability_is_the_apps_else_the_environments(monkeypatch):
         ("dead_max", 0, "dead_max 0"),
         ("dead_ttl", 0, "dead_ttl 0"),
         ("enqueue_timeout", 0, "enqueue_timeout 0"),
-        ("enqueue_timeout", 61, "at most 60"),
+        ("enqueue_timeout", 3601, "at most 3600"),
         ("enqueue_timeout", math.nan, "enqueue_timeout nan"),
         ("enqueue_timeout", None, "enqueue_timeout None"),
         ("durability", "disk", "durability 'disk'"),

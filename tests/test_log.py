@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from rqueue.log import LOGGER, JsonFormatter, TextFormatter, event
+from rqueue.log import LOGGER, JsonFormatter, Recurring, TextFormatter, event
 
 
 def record(text: str = "job done", level: int = logging.INFO, exc: bool = False, **fields: object) -> logging.LogRecord:
@@ -30,6 +30,40 @@ def test_a_field_may_have_any_name(caplog):
     with caplog.at_level(logging.INFO, logger="rqueue"):
         event(logging.INFO, "x", level="y", text="z", name="n", message="m", args=1)
     assert caplog.records[0].rqueue["message"] == "m"
+
+
+def test_what_recurs_is_written_a_few_times_and_then_each_half_minute(caplog, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("rqueue.log.time.monotonic", lambda: now)
+    waits = Recurring()
+    written = []
+    for second in range(100):
+        now = 1000.0 + second
+        waits.event(logging.WARNING, "waiting", error="away", worker="w")
+        if caplog.records:
+            written.append(second)
+            caplog.clear()
+    assert written == [0, 1, 2, 3, 4, 34, 64, 94]
+    now += 31
+    for _ in range(9):
+        waits.event(logging.WARNING, "waiting", error="away")
+    assert len(caplog.records) == 5, "after half a minute without it, it is news"
+
+
+def test_another_error_or_text_is_another_event(caplog):
+    waits = Recurring()
+    for _ in range(20):
+        for text, error in (("waiting", "away"), ("waiting", "loading"), ("refused", "away")):
+            waits.event(logging.WARNING, text, error=error, worker="w")
+    assert len(caplog.records) == 15
+    assert caplog.records[0].rqueue == {"worker": "w", "error": "away"}
+
+
+def test_errors_that_are_never_the_same_do_not_fill_the_memory(caplog):
+    waits = Recurring()
+    for number in range(1000):
+        waits.event(logging.WARNING, "waiting", error=str(number))
+    assert len(waits._seen) <= 16
 
 
 def test_an_event_below_the_level_is_not_made(caplog):

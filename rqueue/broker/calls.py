@@ -24,12 +24,14 @@ class Calls:
     Args:
         endpoint: where Redis is.
         keys: the keys' namespace.
+        reply_timeout_s: a reply that takes longer breaks the connection, and what was asked is asked on another one.
     """
 
-    def __init__(self, endpoint: Endpoint, keys: Keys) -> None:
+    def __init__(self, endpoint: Endpoint, keys: Keys, reply_timeout_s: float = REPLY_TIMEOUT_S) -> None:
         self.endpoint = endpoint
         self.keys = keys
         self.clock = RedisClock()
+        self._reply_timeout_s = reply_timeout_s
         self._link = self._producing = self._new_link()
         self._router = self._link if isinstance(self._link, Router) else None
         self._blocks: dict[str, Link] = {}
@@ -168,8 +170,8 @@ class Calls:
     def _new_link(self) -> Link | Router:
         topology = self.endpoint.cluster
         if topology is None:
-            return Link(self.endpoint.connection, REPLY_TIMEOUT_S)
-        return Router(self.endpoint, topology, REPLY_TIMEOUT_S)
+            return Link(self.endpoint.connection, self._reply_timeout_s)
+        return Router(self.endpoint, topology, self._reply_timeout_s)
 
     async def _run(self, verb: str, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Reply:
         script = self.endpoint.scripts[verb]

@@ -20,8 +20,6 @@ from rqueue.config import Limits
 from rqueue.errors import BrokerError, BrokerUnavailable, DurabilityRefused, ReplyLost
 from rqueue.wire.keys import Keys
 
-LONGEST_WAIT_S: Final = REPLY_TIMEOUT_S / 2
-
 _NEEDS: Final = {
     "replicated": "a server with WAIT, which the ACL must allow",
     "fsync": "a server with WAITAOF (Valkey, or Redis from 7.2), which the ACL must allow, and its 'appendonly yes'",
@@ -41,14 +39,17 @@ class DurableBroker(Broker):
         endpoint: where Redis is.
         keys: the keys' namespace.
         limits: ``durability``, ``replicas`` and ``enqueue_timeout_s`` of them.
+        reply_timeout_s: a reply that takes longer breaks its connection: a wait is at most half as long.
     """
 
-    def __init__(self, endpoint: Endpoint, keys: Keys, limits: Limits) -> None:
-        super().__init__(endpoint, keys)
+    def __init__(
+        self, endpoint: Endpoint, keys: Keys, limits: Limits, reply_timeout_s: float = REPLY_TIMEOUT_S
+    ) -> None:
+        super().__init__(endpoint, keys, reply_timeout_s)
         self._producing = self._new_link()
         self._durability = limits.durability
         # Half of the caller's time: then it can be said that the jobs are stored, and not only that nobody knows.
-        wait_ms = max(1, in_ms(min(limits.enqueue_timeout_s / 2, LONGEST_WAIT_S)))
+        wait_ms = max(1, in_ms(min(limits.enqueue_timeout_s, reply_timeout_s) / 2))
         self._wait: tuple[Argument, ...]
         self._probe: tuple[Argument, ...]
         if self._durability == "fsync":

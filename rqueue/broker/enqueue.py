@@ -15,7 +15,7 @@ from rqueue.wire.keys import MAIN, QueueKeys
 
 _FRESH: Final = {ord("0"): False, ord("1"): True, ord("2"): None}
 PRUNE_AT_ONCE: Final = 1000
-SENT_TTL_S: Final = 120  # twice the longest enqueue_timeout
+SENT_TTL_S: Final = 120  # at least; a producer that tries for longer than half of it asks for more
 ANNOUNCE_EVERY_S: Final = 1.0
 
 
@@ -98,11 +98,17 @@ class Producing(Calls):
         return [_FRESH[mark] for mark in reply]
 
     async def admit(
-        self, keys: QueueKeys, producer: str, lane: int, number: int, jobs: Sequence[Enqueued]
+        self,
+        keys: QueueKeys,
+        producer: str,
+        lane: int,
+        number: int,
+        jobs: Sequence[Enqueued],
+        remember_s: int = SENT_TTL_S,
     ) -> list[bool | str | None]:
         """As :meth:`enqueue`, for a batch with locks; for a job that was not needed, the id that was there first."""
         # A lane of its own in the memory of what was sent, so that neither verb has to read the other's answers.
-        arguments: list[Argument] = [f"locked {lane}", number, SENT_TTL_S]
+        arguments: list[Argument] = [f"locked {lane}", number, remember_s]
         names = [keys.jobs, keys.scheduled, keys.messages, keys.sent(producer), keys.unique, *keys.lists]
         names.append(keys.stops)
         for job in jobs:

@@ -19,7 +19,7 @@ import redis.exceptions
 from redis.asyncio.connection import AbstractConnection, DefaultParser
 
 from rqueue.broker.scripts import SCRIPTS
-from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, ReplyLost
+from rqueue.errors import BrokerError, BrokerForbidden, BrokerFull, BrokerUnavailable, ReplyLost
 
 Reply = Any
 Argument = bytes | str | int
@@ -29,7 +29,10 @@ _NOT_READY_TYPES = (
     redis.exceptions.MasterDownError,
     redis.exceptions.ClusterDownError,
     redis.exceptions.TryAgainError,
+    redis.exceptions.BusyLoadingError,
 )
+# redis-py takes the first for a broken connection; it is an answer: nothing happened.
+_ANSWERS = (redis.exceptions.BusyLoadingError, redis.exceptions.ResponseError)
 _REDISCOVER_TYPES = (redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError)
 # The server is there but not able to: nothing happened, and it may be asked again.
 _NOT_READY = (
@@ -80,6 +83,8 @@ def translate(error: BaseException) -> BrokerError:
         return BrokerFull("Redis is at its maxmemory and refuses to store more; nothing was changed")
     if text.startswith(_NOT_READY) or isinstance(error, _NOT_READY_TYPES):
         return BrokerUnavailable(f"Redis is not ready: {text}")
+    if isinstance(error, redis.exceptions.NoPermissionError):  # of the command itself: inside a script it is another
+        return BrokerForbidden(f"Redis forbids it: {text}")
     return BrokerError(text)
 
 
@@ -366,7 +371,7 @@ class Link:
 
     def _take(self, reply: Reply) -> None:
         """Give a reply to its caller; raises what ends the connection."""
-        if isinstance(reply, redis.exceptions.RedisError) and not isinstance(reply, redis.exceptions.ResponseError):
+        if isinstance(reply, redis.exceptions.RedisError) and not isinstance(reply, _ANSWERS):
             raise reply
         self._answer(reply)
         self._moved_s, self._is_overdue = asyncio.get_running_loop().time(), False

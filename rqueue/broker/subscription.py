@@ -10,7 +10,7 @@ import redis.exceptions
 from redis.asyncio.connection import AbstractConnection
 
 from rqueue.broker.link import Argument, hang_up, pack, transport_of
-from rqueue.log import event
+from rqueue.log import Recurring
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
@@ -51,6 +51,7 @@ class Subscription:
         self._changed: dict[bytes, bool] = {}
         self._has_changed = asyncio.Event()
         self._is_heard = False
+        self._waits = Recurring()
         self._task = asyncio.create_task(self._run(), name="rqueue subscription")
 
     def add(self, channel: bytes) -> None:
@@ -76,8 +77,8 @@ class Subscription:
             connection = self._new_connection()
             writer: asyncio.Task[None] | None = None
             transport = None
+            self._is_heard = False
             try:
-                self._is_heard = False
                 await connection.connect()  # type: ignore[no-untyped-call]
                 transport = transport_of(connection)
                 self._changed = dict.fromkeys(self._wanted, True)
@@ -88,7 +89,7 @@ class Subscription:
                 pause = _FIRST_PAUSE_S if self._is_heard else min(2 * pause, self._longest_pause_s)
                 if isinstance(exc, redis.exceptions.NoPermissionError):
                     pause = _FORBIDDEN_PAUSE_S
-                event(logging.WARNING, f"listening for {self._name} waits for redis", error=str(exc))
+                self._waits.event(logging.WARNING, f"listening for {self._name} waits for redis", error=str(exc))
                 await asyncio.sleep(pause)
             finally:
                 if writer is not None:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from rqueue.broker.broker import Broker, Enqueued
 from rqueue.broker.durable import Unconfirmed
+from rqueue.broker.enqueue import SENT_TTL_S
 from rqueue.client.stops import forget
 from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, EnqueueUnknown, NotDurable, ReplyLost
 from rqueue.wire.keys import QueueKeys
@@ -96,6 +97,7 @@ class _Outlet:
 
     def __init__(self, broker: Broker, keys: QueueKeys, producer: str, timeout_s: float) -> None:
         self._broker, self._keys, self._producer, self._timeout_s = broker, keys, producer, timeout_s
+        self._remember_s = max(SENT_TTL_S, math.ceil(2 * timeout_s))  # longer than anything is sent again
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Parcel] = deque()
         self._under_way: set[_Batch] = set()
@@ -218,10 +220,11 @@ class _Outlet:
                 batch.may_exist = True
                 try:
                     answer: Sequence[Answer | None]
+                    batch_of = self._keys, self._producer, lane, number, jobs, self._remember_s
                     if any(map(_LOCK, jobs)):
-                        answer = await self._broker.admit(self._keys, self._producer, lane, number, jobs)
+                        answer = await self._broker.admit(*batch_of)
                     else:
-                        answer = await self._broker.enqueue(self._keys, self._producer, lane, number, jobs)
+                        answer = await self._broker.enqueue(*batch_of)
                 except BrokerUnavailable as exc:
                     self._trouble = exc
                     is_lost |= isinstance(exc, ReplyLost)

@@ -6,6 +6,7 @@ import asyncio
 import os
 
 from rqueue.broker.broker import Broker
+from rqueue.broker.calls import REPLY_TIMEOUT_S
 from rqueue.broker.durable import DurableBroker
 from rqueue.broker.endpoint import Endpoint
 from rqueue.client.events import Events
@@ -13,6 +14,8 @@ from rqueue.client.listener import Listener
 from rqueue.client.producer import Producer
 from rqueue.config import Limits
 from rqueue.wire.keys import Keys
+
+_SHORTEST_REPLY_S = 2.0
 
 _forks: list[None] = []
 """One for each fork between this process and the one that was started."""
@@ -34,8 +37,12 @@ class Session:
     def __init__(self, endpoint: Endpoint, keys: Keys, limits: Limits) -> None:
         self.loop = asyncio.get_running_loop()
         self._forks = len(_forks)
-        is_plain = limits.durability == "memory" or endpoint.is_memory  # what lives in this process has no replicas
-        self.broker = Broker(endpoint, keys) if is_plain else DurableBroker(endpoint, keys, limits)
+        # Half of the time that an enqueue has: a connection that nobody answers on must leave time for another one.
+        reply_timeout_s = min(REPLY_TIMEOUT_S, max(_SHORTEST_REPLY_S, limits.enqueue_timeout_s / 2))
+        if limits.durability == "memory" or endpoint.is_memory:  # what lives in this process has no replicas
+            self.broker = Broker(endpoint, keys, reply_timeout_s)
+        else:
+            self.broker = DurableBroker(endpoint, keys, limits, reply_timeout_s)
         self.producer = Producer(self.broker, limits.enqueue_timeout_s)
         self.listener = Listener(self.broker)
         self.open_events: set[Events] = set()

@@ -21,7 +21,7 @@ from rqueue.client.client import Client
 from rqueue.client.options import TaskOptions, seconds
 from rqueue.config import AppConfig, Limits, WorkerConfig
 from rqueue.errors import BrokerError, MalformedMessage, TimeLimitExceeded
-from rqueue.log import event
+from rqueue.log import Recurring, event
 from rqueue.policy.clock import elapsed_s
 from rqueue.wire.keys import QueueKeys
 from rqueue.wire.message import Call, Header, Message
@@ -101,6 +101,7 @@ class Custody:
         self._broker = Broker(client.endpoint, client.keys)
         self._judge = Judge(self._limits, config, self._broker.clock.now_ms, keyring)
         self._keys = client.keys
+        self._waits = Recurring()
         self._queues: list[QueueKeys] = []
         herald = Herald(tell if known["observed"] else None)
         self._reaper = Reaper(self._broker, self._queues, self._tasks, self._judge, self._limits, config, herald)
@@ -170,7 +171,7 @@ class Custody:
             try:
                 return await step()
             except BrokerError as exc:
-                event(logging.WARNING, "taking back waits for redis", worker=worker, error=str(exc))
+                self._waits.event(logging.WARNING, "taking back waits for redis", worker=worker, error=str(exc))
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from rqueue.broker.broker import Broker, Stopped, fingerprint
 from rqueue.config import AppConfig, WorkerConfig
 from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, MalformedMessage, NotAuthentic
-from rqueue.log import event
+from rqueue.log import Recurring, event
 from rqueue.policy.clock import elapsed_s
 from rqueue.wire.keys import MAIN, QueueKeys
 from rqueue.wire.message import TOKEN, Call, Header, Message
@@ -32,6 +32,7 @@ from rqueue.worker.schedule import Schedule
 
 CLAIM_AT_ONCE = 200
 CLAIM_BYTES = 8 * 1024 * 1024
+GIVE_BACK_AT_ONCE = 50
 _FIRST_BLOCK_PAUSE_S = 0.05
 _NO_BLOCK_PAUSE_S = 1.0
 AUDIT_BEATS = 18  # a look at what nothing gave reason to look at; after a break, or an error, it is at once
@@ -95,6 +96,7 @@ class Fetcher:
         self._audited_resets = broker.resets
         self._is_unsure = False
         self._missed: list[QueueKeys] = []
+        self._waits = Recurring()
         self._is_stopping = False
         self._has_stopped = asyncio.Event()
 
@@ -106,7 +108,7 @@ class Fetcher:
                 await self.tick()
                 pause = 0.05
             except Exception as exc:  # noqa: BLE001 - whatever it is, a worker does not stop fetching
-                event(
+                self._waits.event(
                     logging.WARNING if isinstance(exc, BrokerError) else logging.CRITICAL,
                     "fetching waits for redis" if isinstance(exc, BrokerError) else "fetching failed",
                     worker=self._lease.worker,
@@ -408,7 +410,7 @@ class Fetcher:
                 self._no_block_until_s = elapsed_s() + self._block_pause_s
                 self._block_pause_s = min(2 * self._block_pause_s, _NO_BLOCK_PAUSE_S)
                 if not isinstance(error, BrokerUnavailable | BrokerFull):
-                    event(logging.WARNING, "block refused", queue=keys.name, error=str(error))
+                    self._waits.event(logging.WARNING, "block refused", queue=keys.name, error=str(error))
         if arrived:
             await self._accept(arrived)
             if (room := self._inflight.room()) < 0:
@@ -502,15 +504,29 @@ class Fetcher:
         old = self._lease.worker
         await self._end_blocks()
         for task in self._blocks.values():
-            task.exception()  # WRONGTYPE: the tombstone; what else it may have brought is the reaper's
+            task.exception()  # WRONGTYPE: the tombstone; what it may have brought all the same stands in the list
         self._blocks.clear()
         for job in self._inflight.take_held():
             self._inflight.gone(job)
+        for keys in self._queues:
+            await self._clear_out(keys, old)
         self._no_block_until_s = 0.0
         self._lease.renumber()
         event(logging.WARNING, "lease lost, going on under a new id", worker=self._lease.worker, was=old)
         await register(self._broker, self._queues, self._lease)
         self._is_more = True
+
+    async def _clear_out(self, keys: QueueKeys, old: str) -> None:
+        """Put back what blocks have popped into the list of a worker that is registered no more, and close the list.
+
+        Where a reaper took it, the list is closed already. After a flush it is not: a block that waited at the server
+        goes on, and what it pops has no owner; where that has started here, its end is refused, and it runs again. If
+        we die before this, the search for such lists finds it.
+        """
+        verdict = 0
+        while verdict == 0:
+            raws, _ = await self._broker.remains(keys, old, GIVE_BACK_AT_ONCE)
+            verdict = await self._broker.reap(keys, old, [(raw, _level(raw), raw) for raw in raws])
 
     async def _wait(self, longest_s: float = math.inf) -> None:
         """Wait until a block ends, or there is room again, or somebody pokes, or the time is up."""
@@ -530,6 +546,14 @@ class Fetcher:
         except TimeoutError:
             self._is_more = self._is_more or longest_s == math.inf
         fetch.clear()
+
+
+def _level(raw: bytes) -> int:
+    """The list that a message belongs to, as far as it says so."""
+    try:
+        return Message.parse(raw).header.level
+    except MalformedMessage:
+        return MAIN
 
 
 async def register(broker: Broker, queues: Sequence[QueueKeys], lease: Lease) -> None:

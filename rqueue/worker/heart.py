@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from rqueue.broker.endpoint import Endpoint
 from rqueue.broker.pulse import Pulse
-from rqueue.log import event
+from rqueue.log import Recurring, event
 from rqueue.policy.clock import elapsed_s, local_ms
 from rqueue.wire.keys import QueueKeys
 from rqueue.worker.inflight import Signals
@@ -79,6 +79,8 @@ class Heart:
         self.last_stalls: deque[Stall] = deque(maxlen=_STALLS_KEPT)
         self._stop = threading.Event()
         self._moved_s = elapsed_s()
+        self._waits = Recurring()
+        self._failing_s: float | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
         self._thread = threading.Thread(target=self._run, name="rqueue heart", daemon=True)
@@ -120,8 +122,12 @@ class Heart:
         try:
             is_registered = pulse.renew(self._queues, worker, self._lease.lease_s, self._card())
         except Exception as exc:  # noqa: BLE001 - whatever it is, the heart goes on
-            event(logging.WARNING, "lease not renewed", worker=worker, error=str(exc) or repr(exc))
+            self._waits.event(logging.WARNING, "lease not renewed", worker=worker, error=str(exc) or repr(exc))
+            self._failing_s = self._failing_s or sent_s
             return False
+        if self._failing_s is not None:
+            event(logging.INFO, "redis answers again", worker=worker, after_s=round(elapsed_s() - self._failing_s, 1))
+            self._failing_s = None
         with suppress(RuntimeError):  # the loop was closed meanwhile
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self.told, worker, sent_s, is_registered)

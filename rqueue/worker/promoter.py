@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rqueue.broker.broker import Broker
 from rqueue.errors import BrokerError, BrokerUnavailable
-from rqueue.log import event
+from rqueue.log import Recurring, event
 from rqueue.wire.keys import QueueKeys
 from rqueue.worker.schedule import Schedule
 
@@ -27,6 +27,7 @@ class Promoter:
 
     def __init__(self, broker: Broker, queues: Sequence[QueueKeys], schedule: Schedule, changed: asyncio.Event) -> None:
         self._broker, self._queues, self._schedule, self._changed = broker, queues, schedule, changed
+        self._waits = Recurring()
 
     async def run(self) -> None:
         """Wait until something is due and promote it, until cancelled."""
@@ -43,7 +44,7 @@ class Promoter:
             try:
                 await self.tick()
             except Exception as exc:  # noqa: BLE001 - whatever it is, a worker does not stop promoting
-                event(logging.WARNING, "promoting waits for redis", error=str(exc) or repr(exc))
+                self._waits.event(logging.WARNING, "promoting waits for redis", error=str(exc) or repr(exc))
                 await asyncio.sleep(_PAUSE_S)
 
     async def tick(self) -> int:

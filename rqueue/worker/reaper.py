@@ -17,7 +17,7 @@ from rqueue.client.registry import Registry
 from rqueue.client.stops import forget
 from rqueue.config import Limits, WorkerConfig
 from rqueue.errors import BrokerError, BrokerUnavailable, MalformedMessage, WorkerLost
-from rqueue.log import event
+from rqueue.log import Recurring, event
 from rqueue.policy.redelivery import Redelivery, charged, redeliver
 from rqueue.wire.keys import QueueKeys, shown
 from rqueue.wire.message import Call, Header, Message
@@ -72,6 +72,7 @@ class Reaper:
         self._looks = 0
         self._number = 0
         self._id = secrets.token_hex(4)
+        self._waits = Recurring()
 
     async def run(self) -> None:
         """Look at each heartbeat, or when a lease ends before the next one, until cancelled."""
@@ -83,7 +84,7 @@ class Reaper:
                 # Nobody is condemned on what was seen before a break: a stalled Redis is not a dead fleet.
                 self._seen.clear()
                 self.pause_s = self._heartbeat_s
-                event(logging.WARNING, "reaping waits for redis", error=str(exc) or repr(exc))
+                self._waits.event(logging.WARNING, "reaping waits for redis", error=str(exc) or repr(exc))
 
     async def tick(self) -> int:
         """One look; how many messages were moved. A worker is reaped when two looks in a row find its lease run out."""

@@ -16,8 +16,8 @@ from functools import partial
 from rqueue.broker.broker import Broker, Done, Enqueued
 from rqueue.client.stops import cancel, forget
 from rqueue.config import Limits
-from rqueue.errors import BrokerError, BrokerUnavailable
-from rqueue.log import LOGGER, event
+from rqueue.errors import BrokerError, BrokerForbidden, BrokerUnavailable
+from rqueue.log import LOGGER, Recurring, event
 from rqueue.wire.message import Call
 from rqueue.wire.record import Failure, state_of
 from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
@@ -79,6 +79,7 @@ class Settler:
         self._lanes: dict[tuple[int, str], list[int | str]] = {}
         self._number = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._waits = Recurring()
         self._is_quiet = asyncio.Event()
         self._is_quiet.set()
         self.lost = 0
@@ -158,8 +159,12 @@ class Settler:
         while True:
             try:
                 answer = await self._ask(lane, number, batch)
-            except BrokerUnavailable as exc:
-                event(logging.WARNING, "settling waits for redis", jobs=len(batch), error=str(exc))
+            except (BrokerUnavailable, BrokerForbidden) as exc:
+                if isinstance(exc, BrokerForbidden) and isinstance(batch[0][1], Transfer):
+                    await self._refused(lane, batch, exc)  # into a queue that is not this worker's
+                    return
+                # An ACL that was changed says nothing of the jobs: they have ended as they did.
+                self._waits.event(logging.WARNING, "settling waits for redis", jobs=len(batch), error=str(exc))
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
             except Exception as exc:  # noqa: BLE001 - it is about these jobs, and the others are still settled

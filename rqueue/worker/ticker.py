@@ -15,7 +15,7 @@ from rqueue.broker.broker import Broker, Tick
 from rqueue.client.client import Client
 from rqueue.client.schedules import level_of, message_of
 from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, ConfigError, MalformedMessage, MissingDependency
-from rqueue.log import event
+from rqueue.log import Recurring, event
 from rqueue.policy.periodic import declared, job_id, look, look_at
 from rqueue.wire.keys import QueueKeys
 from rqueue.wire.periodic import Entry, check_schedule_name
@@ -45,6 +45,7 @@ class Ticker:
         self._broker, self._client, self._queues, self._lease = broker, client, queues, lease
         self._longest_s = longest_s
         self._changed = asyncio.Event()
+        self._waits = Recurring()
         self._stored: dict[str, str] = {}
         self._refused: dict[tuple[str, str], bytes] = {}
         self.left_s = 0.0
@@ -56,7 +57,7 @@ class Ticker:
             try:
                 await self.tick()
             except Exception as exc:  # noqa: BLE001 - whatever it is, a worker does not stop ticking
-                event(logging.WARNING, "periodic schedules wait for redis", error=str(exc) or repr(exc))
+                self._waits.event(logging.WARNING, "periodic schedules wait for redis", error=str(exc) or repr(exc))
                 self.left_s = _PAUSE_S
             if self.left_s > 0:
                 with suppress(TimeoutError):

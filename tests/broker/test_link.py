@@ -13,7 +13,7 @@ from rqueue.broker.broker import Broker
 from rqueue.broker.endpoint import Endpoint
 from rqueue.broker.link import Link, NoScript, pack, translate
 from rqueue.broker.scripts import SCRIPTS
-from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, ReplyLost
+from rqueue.errors import BrokerError, BrokerForbidden, BrokerFull, BrokerUnavailable, ReplyLost
 from rqueue.wire.keys import Keys
 
 on_redis = pytest.mark.parametrize("url", ["redis"], indirect=True)
@@ -635,6 +635,37 @@ async def test_a_replica_without_its_master_is_not_ready(new_link, new_server):
     assert await fails(link.call("GET", "k")) is BrokerUnavailable
     await link.call("REPLICAOF", "NO", "ONE")
     assert link.resets == 1
+
+
+async def test_a_server_that_loads_is_not_ready_and_keeps_its_connections(new_link, new_server):
+    """LOADING on an open connection is an answer: nothing happened. Breaks when it is taken for a lost reply, so that
+    an enqueue ends as EnqueueUnknown; or when the connection is given up for it.
+    """
+    options = {"enable-debug-command": "yes", "key-load-delay": "1000", "loading-process-events-interval-bytes": "1024"}
+    link, admin = new_link((server := new_server(options)).url), new_link(server.url, scripts=False)
+    await link.call("PING")
+    await asyncio.gather(*(admin.call("SET", f"k{number}", "x" * 100) for number in range(500)))
+    reload = admin.call("DEBUG", "RELOAD")
+    kinds = set()
+    while not reload.done():
+        kinds.add(await fails(link.call("SET", "k", "v")))
+    assert kinds - {bytes} == {BrokerUnavailable}, "it was asked before it began, or after"
+    assert await reload == b"OK"
+    assert await link.call("SET", "k", "v") == b"OK"
+    assert link.resets == 0
+
+
+async def test_what_a_user_may_not_do_is_forbidden(new_link, new_server):
+    """Breaks when it is taken for a refusal of what was to be stored."""
+    server = new_server()
+    admin = new_link(server.url)
+    await admin.call("ACL", "SETUSER", "small", "on", ">pw", "~mine", "+@all", "-zadd")
+    link = new_link(f"redis://small:pw@127.0.0.1:{server.port}/0")
+    assert await fails(link.call("ZADD", "mine", 1, "a")) is BrokerForbidden
+    assert await fails(link.call("SET", "yours", "v")) is BrokerForbidden
+    assert await fails(link.call("EVAL", "return redis.call('ZADD', KEYS[1], 1, 'a')", 1, "mine")) is BrokerError
+    assert await link.call("SET", "mine", "v") == b"OK"
+    assert link.resets == 0
 
 
 async def test_a_full_redis_refuses(new_link, new_server):

@@ -104,6 +104,31 @@ async def test_after_a_break_all_channels_are_listened_to_again(ear, raw):
     await until_connections(raw, 1)
 
 
+async def test_a_server_that_stays_away_is_asked_less_and_less_often(new_server, monkeypatch, caplog):
+    """Breaks when a break after a good connection is followed by a try each 50 ms, with a line in the log for each."""
+    server = new_server()
+    ear = Ear(Endpoint(server.url).connection)
+    ear.subscription.add(b"a")
+    await ear.listens()
+    pauses: asyncio.Queue = asyncio.Queue()
+    real = asyncio.sleep
+
+    async def sleep(seconds):
+        pauses.put_nowait(seconds)
+        await real(0.001)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rqueue.broker.subscription.asyncio.sleep", sleep)
+        server.kill()
+        async with asyncio.timeout(5):
+            seen = [await pauses.get() for _ in range(12)]
+    assert seen == [0.05, *(min(2.0, 0.1 * 2**number) for number in range(11))]
+    assert len(caplog.messages) < 10
+    server.start()
+    assert await ear.listens() == [b"a"]
+    await ear.subscription.close()
+
+
 async def test_it_waits_for_a_server_that_is_not_there(new_server):
     """Breaks when the first connection must succeed."""
     server = new_server()

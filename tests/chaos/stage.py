@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from rqueue.embedded import EmbeddedServer
 
@@ -24,6 +24,8 @@ from .producer import Load, settings_of
 from .store import Store
 from .tasks import LOGS
 from .verdict import Judge, Verdict
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOK_S = 0.01
@@ -191,6 +193,10 @@ class Stage:
     def closes(self, close: Callable[[], Any]) -> None:
         """Have something ended with the stage, after all processes."""
         self._closing.callback(close)
+
+    async def enters(self, context: contextlib.AbstractAsyncContextManager[T]) -> T:
+        """Have something entered now, and left with the stage, after all processes."""
+        return await self._closing.enter_async_context(context)
 
     def server(self, options: Mapping[str, str] | None = None) -> EmbeddedServer:
         """Start the server; the stage's URL and store are its."""

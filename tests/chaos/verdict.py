@@ -167,7 +167,7 @@ class Judge:
         wrong, stale = [], []
         for mark, sent in self._oracle.confirmed.items():
             record, ended = self._records.get(sent.job_id), self._oracle.ends(mark)
-            if record is None or not ended:
+            if record is None or not ended or record.get("dropped"):  # a full Redis keeps no values
                 continue
             result = record.get("result")
             if not isinstance(result, dict) or result.get("mark") != mark:

@@ -8,9 +8,11 @@ import socket
 from contextlib import suppress
 
 import pytest
+import redis
 
 from rqueue import BrokerError, BrokerFull, BrokerUnavailable, EnqueueUnknown, RQueueError, State
 from rqueue.client import producer as producer_module
+from tests.chaos.proxy import Proxy
 
 SLACK_S = 1.5  # what a busy machine may take on top of a timeout
 
@@ -281,6 +283,35 @@ async def test_each_caller_of_an_unknown_batch_gets_its_own_ids(redis_url, serve
     assert [getattr(error, "ids", error) for error in errors] == [(f"id-{n}",) for n in range(5)]
 
 
+async def test_a_connection_that_is_half_open_is_given_up_while_there_is_time(
+    server, new_app, monkeypatch, store, redis_url
+):
+    """The batch goes again, under its number, on another connection. Breaks when the first is given as long to answer
+    as the caller has: each call on it would end as EnqueueUnknown.
+    """
+    monkeypatch.setattr("rqueue.client.session._SHORTEST_REPLY_S", 0.1)
+    async with Proxy(server.url) as proxy:
+        app = new_app(proxy.url, enqueue_timeout=1)
+        job = task_of(app)
+        first = await job.enqueue(1)
+        proxy.swallows = frozenset({"replies"})
+        swallowed = asyncio.create_task(job.enqueue(2))
+        await app.session().broker.written()
+        await asyncio.wait([swallowed], timeout=0.05)
+        proxy.heal()
+        second = await swallowed
+        assert [message.id for message in store(redis_url).everything()] == [first.id, second.id]
+        await app.close()
+
+
+async def test_redis_remembers_a_batch_for_longer_than_it_is_sent_again(server, redis_url, new_app):
+    app = new_app(redis_url, enqueue_timeout=600)
+    await task_of(app).enqueue(1)
+    with redis.Redis.from_url(redis_url) as client:
+        (sent,) = client.keys("rqueue:{default}:sent:*")
+        assert client.ttl(sent) > 1190
+
+
 # --- Redis is away ----------------------------------------------------------------------------------------------------
 
 
@@ -423,7 +454,7 @@ async def test_who_was_told_that_nothing_was_enqueued_is_not_enqueued_with_those
             await early
         assert not isinstance(caught.value, EnqueueUnknown)
         await late
-        assert len(tried[0][-1]) == 2  # both were in the batch that was refused
+        assert len(tried[0][4]) == 2  # both were in the batch that was refused
         assert [message.args[0] for message in store(app).everything()] == ["first", "late"]
 
 
@@ -508,7 +539,7 @@ async def test_the_halves_of_a_refused_batch_leave_out_whoever_waits_no_more(new
         enqueue = broker.enqueue
 
         async def refuse(*arguments: object) -> object:
-            tried.append(len(arguments[-1]))
+            tried.append(len(arguments[4]))
             if len(tried) == 1:
                 if how == "cancelled":
                     calls[0].cancel()

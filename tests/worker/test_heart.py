@@ -121,6 +121,24 @@ async def test_without_redis_it_says_so_and_tries_again(beating, log):
     assert not lease.may_start()
 
 
+async def test_when_redis_answers_again_it_says_so_once(beating, log):
+    heart, _, _ = await beating(lease_s=60)
+
+    class Flaky:
+        answers = [OSError("away"), OSError("away"), True, True]
+
+        def renew(self, queues, worker, lease_s, card):
+            answer = self.answers.pop(0)
+            if isinstance(answer, OSError):
+                raise answer
+            return answer
+
+    pulse = Flaky()
+    assert [heart._beat(pulse) for _ in range(4)] == [False, False, True, True]
+    (said,) = log.of("redis answers again")
+    assert said["after_s"] >= 0
+
+
 async def test_after_a_script_flush_it_renews(beating, broker):
     _, lease, signals = await beating()
     await broker._link.call(b"SCRIPT", b"FLUSH")

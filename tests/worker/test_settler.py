@@ -7,7 +7,7 @@ import pytest
 
 from rqueue.broker.broker import ReplyLost
 from rqueue.client.registry import Registry
-from rqueue.errors import BrokerError, BrokerUnavailable
+from rqueue.errors import BrokerError, BrokerForbidden, BrokerUnavailable
 from rqueue.wire.message import Call, Header, Message
 from rqueue.wire.record import Failure
 from rqueue.worker.inflight import ClaimedJob, Phase
@@ -128,6 +128,29 @@ async def test_without_a_reply_it_is_sent_again_and_counts_once(worker, running,
     assert (await broker.sizes(worker.keys)).counts == {"SUCCESS": 10}
     assert worker.settler.lost == 0
     assert len(log.of("settling waits for redis")) == 2
+
+
+async def test_a_user_that_may_not_for_a_while_fails_no_job(worker, running, broker, log, letters):
+    """An ACL that was changed says nothing of the jobs: they wait, and have ended as they did.
+
+    Breaks when NOPERM counts as a refusal of the job: what has succeeded would be a dead letter.
+    """
+    jobs = await running(3)
+    real, calls = broker.ack, []
+
+    async def forbidden(*arguments):
+        calls.append(arguments)
+        if len(calls) <= 2:
+            raise BrokerForbidden("User work has no permissions to run the 'evalsha' command")
+        return await real(*arguments)
+
+    broker.ack = forbidden
+    ended(worker, jobs, Ack(SUCCESS, "60"))
+    await worker.settler.drained()
+    assert calls[0] == calls[1] == calls[2], "the same lane and number, the same jobs"
+    assert (await broker.sizes(worker.keys)).counts == {"SUCCESS": 3}
+    assert await letters(broker) == []
+    assert log.loud() == []
 
 
 async def test_one_bad_item_fails_alone(worker, running, broker, log, letters):

@@ -1,5 +1,11 @@
 """All scenarios, in the order in which they are played."""
 
-from . import cluster, sentinel, workers
+from . import cluster, network, sentinel, server, workers
 
-SCENARIOS = [*workers.SCENARIOS, *sentinel.SCENARIOS, *cluster.SCENARIOS]
+SCENARIOS = [
+    *workers.SCENARIOS,
+    *server.SCENARIOS,
+    *network.SCENARIOS,
+    *sentinel.SCENARIOS,
+    *cluster.SCENARIOS,
+]
