@@ -35,12 +35,12 @@ class Leasing(Calls):
         """End the lease of a worker whose process is known to be dead; false when not registered. May be repeated."""
         return bool(await self._run("condemn", (keys.workers,), (worker,)))
 
-    async def overdue(self, keys: QueueKeys) -> set[str]:
-        """The workers whose lease has run out."""
-        return {
-            name.decode("utf-8", "surrogateescape")
-            for name in await self._link.call(b"ZRANGEBYSCORE", keys.workers, b"-inf", self.clock.now_ms())
-        }
+    async def overdue(self, keys: QueueKeys, ahead_s: float = 0.0) -> dict[str, float]:
+        """The workers whose lease has run out, or will so soon, with the seconds that are left: 0 or less, none."""
+        now = self.clock.now_ms()
+        flat = await self._link.call(b"ZRANGEBYSCORE", keys.workers, b"-inf", now + int(ahead_s * 1000), b"WITHSCORES")
+        ends = zip(flat[::2], flat[1::2], strict=True)
+        return {name.decode("utf-8", "surrogateescape"): (float(end) - now) / 1000 for name, end in ends}
 
     async def remains(self, keys: QueueKeys, worker: str, limit: int) -> tuple[list[bytes], set[str]]:
         """What a dead worker left: up to so many messages, the last claimed first, and the ids that had started."""

@@ -20,25 +20,28 @@ def local_ms() -> int:
 
 
 class RedisClock:
-    """Redis's clock as seen from here: this machine's, moved by the offset that was last observed.
+    """Redis's clock as seen from here: what was last observed, and what has gone by since on a clock that nobody sets.
+
+    This machine's wall clock may jump at any time, by an hour if it was wrong; nothing expires for that.
 
     Args:
-        local: this machine's clock in ms, for tests.
+        local: this machine's wall clock in ms.
+        elapsed: its unstoppable one in s.
 
     Attributes:
-        is_observed: Redis has been asked; until then this machine's clock is taken for its.
+        is_observed: Redis has been asked; until then this machine's wall clock is taken for its.
     """
 
-    def __init__(self, local: Callable[[], int] = local_ms) -> None:
-        self._local = local
+    def __init__(self, local: Callable[[], int] = local_ms, *, elapsed: Callable[[], float] = elapsed_s) -> None:
+        self._local, self._elapsed = local, elapsed
         self._offset_ms = 0
         self.is_observed = False
 
     def now_ms(self) -> int:
         """Redis's time, in ms since the epoch; off by at most the round trip in which it was observed."""
-        return self._local() + self._offset_ms
+        return int(self._elapsed() * 1000) + self._offset_ms if self.is_observed else self._local()
 
     def observe(self, redis_ms: int) -> None:
         """Take note of what Redis said the time is."""
-        self._offset_ms = redis_ms - self._local()
+        self._offset_ms = redis_ms - int(self._elapsed() * 1000)
         self.is_observed = True

@@ -26,6 +26,8 @@ from rqueue.worker.outcome import Ack, Bury, Revoke, Revoked
 
 REAP_AT_ONCE = 50
 FORGET_AT_ONCE = 100
+_PART = 0.2  # of a heartbeat: leases that end within it are one look's, and so soon it does not look again
+_LATE_S = 0.01  # after a lease's end, so that it is seen to have ended
 LOOKS_PER_SEARCH = 5  # a step of the search for lists without an owner: they come only from outside
 _LOOKS_UNTIL_OLD = 12  # old dead letters and forgotten locks are looked for once a minute, with the default lease
 
@@ -41,6 +43,9 @@ class Reaper:
         limits: how many dead letters are kept, and for how long.
         config: the heartbeat, and at how many losses a job is a dead letter.
         observers: told of each job that ended so.
+
+    Attributes:
+        pause_s: seconds until the next look.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class Reaper:
         self._observers = observers
         self._broker, self._queues, self._tasks, self._judge, self._limits = broker, queues, tasks, judge, limits
         self._heartbeat_s, self._max_deliveries = config.heartbeat_s, config.max_deliveries
+        self.pause_s = self._heartbeat_s
         self._seen: set[tuple[str, str]] = set()
         self._cursor = 0
         self._pruned: dict[str, int] = {}
@@ -64,27 +70,32 @@ class Reaper:
         self._id = secrets.token_hex(4)
 
     async def run(self) -> None:
-        """Look at each heartbeat, until cancelled."""
+        """Look at each heartbeat, or when a lease ends before the next one, until cancelled."""
         while True:
-            await asyncio.sleep(self._heartbeat_s)
+            await asyncio.sleep(self.pause_s)
             try:
                 await self.tick()
             except Exception as exc:  # noqa: BLE001 - whatever it is, a worker does not stop reaping
                 # Nobody is condemned on what was seen before a break: a stalled Redis is not a dead fleet.
                 self._seen.clear()
+                self.pause_s = self._heartbeat_s
                 event(logging.WARNING, "reaping waits for redis", error=str(exc) or repr(exc))
 
     async def tick(self) -> int:
         """One look; how many messages were moved. A worker is reaped when two looks in a row find its lease run out."""
         self._looks += 1
         # Asked together: one round trip for all queues.
-        looks = [self._broker.overdue(keys) for keys in self._queues]
+        looks = [self._broker.overdue(keys, self._heartbeat_s * (1 + _PART)) for keys in self._queues]
         found = await asyncio.gather(*looks)
+        self.pause_s = self._pause_s([left_s for leases in found for left_s in leases.values()])
         orphans: list[tuple[QueueKeys, str]] = []
         if self._looks % LOOKS_PER_SEARCH == 1:
             self._cursor, orphans = await self._broker.orphans(self._queues, self._cursor)
         overdue = {
-            (keys.name, worker): keys for keys, workers in zip(self._queues, found, strict=True) for worker in workers
+            (keys.name, worker): keys
+            for keys, leases in zip(self._queues, found, strict=True)
+            for worker, left_s in leases.items()
+            if left_s <= 0
         }
         if self._looks % _LOOKS_UNTIL_OLD == 0:
             for keys in self._queues:
@@ -106,6 +117,18 @@ class Reaper:
             except BrokerError as exc:  # one list is none: the others are reaped all the same
                 event(logging.ERROR, "redis refused to reap", queue=keys.name, worker=worker, error=str(exc))
         return moved
+
+    def _pause_s(self, left_s: Sequence[float]) -> float:
+        """How long until the next look, by how long the leases last that end soon.
+
+        Who has missed heartbeats is first seen as lost when its lease ends, and not at the heartbeat after: its jobs
+        are back that much sooner. A host's processes end within a moment: one look for all of them. Where a worker has
+        been seen already, a heartbeat lies between the two looks.
+        """
+        beat_s = self._heartbeat_s
+        if not left_s or min(left_s) <= 0 or min(left_s) > beat_s:
+            return beat_s
+        return max(*left_s, beat_s * _PART) + _LATE_S
 
     async def _prune(self) -> None:
         """Begin once a minute, and go on by a page in each look: however many locks there are, no look takes long."""

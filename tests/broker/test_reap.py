@@ -142,7 +142,7 @@ async def test_a_second_reaper_finds_that_nothing_remains(broker, other, keys, s
     await seed({"processing:w": [message("a")], **DEAD})
     overdue = await other.overdue(keys)
     await broker.reap(keys, "w", items(message("a")))
-    assert overdue == {"w"}
+    assert set(overdue) == {"w"}
     assert await other.remains(keys, "w", 100) == ([], set())
 
 

@@ -86,7 +86,11 @@ class Group:
     def pids(self) -> list[int]:
         """Its worker processes that have loaded the app and live."""
         self._oracle.read()
-        return [pid for pid, parent in self._oracle.parents.items() if parent == self.pid and is_alive(pid)]
+        return [pid for pid, parent in self._oracle.parents.items() if parent == self.pid and self.has(pid)]
+
+    def has(self, pid: int) -> bool:
+        """True while this is a living process of the stage, and not a stranger who was given a dead one's number."""
+        return is_alive(pid, str(self._oracle.directory))
 
     @property
     def alive(self) -> bool:
@@ -129,12 +133,14 @@ class Group:
         return " | ".join(self.log.read_text(errors="replace").splitlines()[-5:])
 
 
-def is_alive(pid: int) -> bool:
+def is_alive(pid: int, logs: str) -> bool:
+    """True for a process that lives and writes its logs there."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        environ = Path(f"/proc/{pid}/environ")
+        return not Path("/proc/self").exists() or f"{LOGS}={logs}".encode() in environ.read_bytes().split(b"\0")
+    except OSError:  # gone, or another user's
         return False
-    return True
 
 
 class Stage:
@@ -234,13 +240,18 @@ class Stage:
             raise NoRest(f"not within {timeout_s:g} s: {what or holds}") from None
 
     async def first_jobs(self, *groups: Group) -> None:
-        """Return when every process of these groups has started a job."""
+        """Return when a process of each of these groups (of all) has started a job."""
         for group in groups or self.groups:
             await self.until(lambda group=group: self.busy(group), what=f"first job of {group.name}: {group.tail()}")
 
     def busy(self, *groups: Group) -> list[int]:
         """The processes of these groups (of all) that live and have started a job."""
         return [pid for group in groups or self.groups for pid in group.pids if pid in self.oracle.first]
+
+    def cut_by(self, fault: Fault) -> list[Run]:
+        """The runs that a fault that is over has cut off."""
+        self.oracle.read()
+        return [run for runs in self.oracle.runs.values() for run in runs if fault.cut(run)]
 
     def ran_again(self, cut: Collection[Run]) -> bool:
         """True when the jobs of all these runs have started once more."""

@@ -111,11 +111,11 @@ async def test_it_looks_at_each_heartbeat_and_goes_on_after_an_error(parts, brok
     worker = parts(lease_s=0.03)
     real, calls = broker.overdue, []
 
-    async def unlucky(keys):
-        calls.append(keys)
+    async def unlucky(*arguments):
+        calls.append(arguments)
         if len(calls) == 2:
             raise BrokerUnavailable("away")
-        return await real(keys)
+        return await real(*arguments)
 
     broker.overdue = unlucky
     running = asyncio.create_task(worker.reaper.run())
@@ -125,6 +125,40 @@ async def test_it_looks_at_each_heartbeat_and_goes_on_after_an_error(parts, brok
             await asyncio.sleep(0)
     assert not running.done()
     running.cancel()
+
+
+@pytest.mark.parametrize(
+    ("left_s", "pause_s"),
+    [
+        ([60.0], 5.0),
+        ([4.0], 4.0),
+        ([3.0, 3.5, 12.0], 3.5),
+        ([4.5, 5.5], 5.5),
+        ([0.2], 1.0),
+        ([-1.0], 5.0),
+        ([-1.0, 3.0], 5.0),
+    ],
+    ids=[
+        "all alive",
+        "one ends before the next heartbeat",
+        "two end then",
+        "a second one ends just after it",
+        "one ends very soon",
+        "one has ended",
+        "one has ended, and was seen: a heartbeat must lie between the looks",
+    ],
+)
+async def test_it_looks_when_leases_end_that_end_before_its_next_heartbeat(parts, broker, keys, left_s, pause_s):
+    """A lost host's jobs are back a heartbeat sooner: its first look need not come up to a heartbeat after the end.
+
+    Breaks when it always waits for a heartbeat; the last case when it looks again within one.
+    """
+    worker = parts(lease_s=15)
+    for number, each in enumerate(left_s):
+        assert await broker.register(keys, f"w{number}", 60)
+        await broker._link.call(b"ZADD", keys.workers, broker.clock.now_ms() + int(each * 1000), f"w{number}")
+    await worker.reaper.tick()
+    assert worker.reaper.pause_s == pytest.approx(pause_s, abs=0.2)
 
 
 async def test_two_workers_started_and_one_jobs_loss(parts, ghost, broker, keys, message, log):

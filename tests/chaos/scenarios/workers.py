@@ -7,39 +7,46 @@ import time
 from tests.chaos.clock import CLOCK, set_clock
 from tests.chaos.producer import MIX, Load
 from tests.chaos.scenario import Scenario
-from tests.chaos.stage import Group, Stage, end, is_alive
+from tests.chaos.stage import Group, Stage, end
 
 PAIR = ("--processes", "2", "-c", "10")
+TRIO = ("--processes", "3", "-c", "10")
 SHORT_LEASE_S = 2.0
 HOUR_S = 3600.0
+YOUNG_S = 0.3
 
 
 async def kill_child(stage: Stage, group: Group, used: set[int]) -> None:
     """SIGKILL one process of the group that was not aimed at yet, soon after its first job."""
     fresh = await stage.until(lambda: [pid for pid in stage.busy(group) if pid not in used], what="a process at work")
-    pid = stage.chance.choice(fresh)
+    young = [pid for pid in fresh if time.monotonic() - stage.oracle.first[pid] < YOUNG_S]
+    pid = stage.chance.choice(young or fresh)
     used.add(pid)
     await stage.age(pid, stage.chance.uniform(0.02, 0.3))
-    if not is_alive(pid):  # it was recycled meanwhile
+    if not group.has(pid):  # it was recycled meanwhile
         return
     with stage.fault("kill", pids={pid}, heals="again"):
         end([pid])
-        await stage.until(lambda: not is_alive(pid), what="the end of a killed process")
+        await stage.until(lambda: not group.has(pid), what="the end of a killed process")
 
 
-async def keep_killing(stage: Stage, seconds: float, pause_s: tuple[float, float] = (0.1, 0.5)) -> None:
-    """Kill processes of all groups until the time is up."""
+async def keep_killing(stage: Stage, seconds: float) -> None:
+    """Kill processes of all groups until the time is up, some in the first moment of their work, some later.
+
+    A supervisor waits before it starts one that dies again and again: with more kills nobody would be left to work, and
+    recovery would be that pause.
+    """
     over, used = time.monotonic() + seconds, set[int]()
     while time.monotonic() < over:
         await kill_child(stage, stage.chance.choice(stage.groups), used)
-        await asyncio.sleep(stage.chance.uniform(*pause_s))
+        await asyncio.sleep(stage.chance.uniform(0.5, 2.5))
 
 
 async def kills(stage: Stage, seconds: float) -> None:
     stage.server()
-    stage.work(*PAIR)
-    stage.work(*PAIR)
-    stage.produce()
+    stage.work(*TRIO)
+    stage.work(*TRIO)
+    stage.produce(rate=40)
     await stage.first_jobs()
     await keep_killing(stage, seconds)
 
@@ -74,10 +81,12 @@ async def lost_host(stage: Stage, seconds: float) -> None:
         await stage.first_jobs(*groups)
         await asyncio.sleep(stage.chance.uniform(0.02, 2.0))
         with stage.fault("lost host", heals="again") as fault:
-            fault.pids = groups.pop(0).kill()
-        hit = [run for runs in stage.oracle.runs.values() for run in runs if fault.cut(run)]
+            lost = groups.pop(0)
+            fault.pids = lost.kill()
+            await stage.until(lambda lost=lost: not lost.pids, what="a lost host's end")
+        cut = stage.cut_by(fault)
         groups.append(stage.work(*PAIR))
-        await stage.until(lambda hit=hit: stage.ran_again(hit), what="a lost host's jobs")
+        await stage.until(lambda cut=cut: stage.ran_again(cut), what="a lost host's jobs")
         if time.monotonic() > over:
             return
 
@@ -87,7 +96,7 @@ async def poison(stage: Stage, seconds: float) -> None:
     stage.work(*PAIR)
     stage.work(*PAIR)
     stage.produce(count=1, rate=80)
-    stage.produce(Load(rate=0.2, mix={"poison": 1.0}, seconds=(0.0, 0.05)), count=1)
+    stage.produce(Load(rate=0.12, mix={"poison": 1.0}, seconds=(0.0, 0.05)), count=1)
     await stage.first_jobs()
     await asyncio.sleep(seconds)
 
@@ -98,9 +107,9 @@ async def recycling(stage: Stage, seconds: float) -> None:
     stage.work(*PAIR, "--max-tasks-per-child", "150")
     stage.work("--autoscale", "16,2")
     stage.work("--pool", "prefork", "--autoscale", "3,1", "--max-tasks-per-child", "100")
-    stage.produce()
+    stage.produce(rate=40)
     await stage.first_jobs()
-    await keep_killing(stage, seconds, (0.3, 1.5))
+    await keep_killing(stage, seconds)
 
 
 async def renew(stage: Stage, group: Group) -> None:
@@ -160,7 +169,7 @@ async def blocked(stage: Stage, seconds: float) -> None:
 SCENARIOS = [
     Scenario(
         "kills",
-        "worker processes are killed by SIGKILL all the time, 20 to 300 ms after their first job",
+        "worker processes are killed by SIGKILL all the time, the new ones 20 to 300 ms after their first job",
         "nothing is lost; only what was in flight in a killed process runs again",
         kills,
         goal_s=1.0,

@@ -1,0 +1,47 @@
+"""stage: its processes are real, and it touches no others."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from .stage import NoRest, Stage, descendants, environment, is_alive
+
+
+@pytest.fixture
+async def stage(tmp_path):
+    async with Stage(tmp_path / "stage", "7") as stage:
+        yield stage
+
+
+def test_a_stranger_with_a_dead_process_s_number_is_not_taken_for_it(tmp_path):
+    """What is killed and frozen by its number must be the stage's own."""
+    logs = tmp_path / "logs"
+    command = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment(logs, {})) as process:
+        assert is_alive(process.pid, str(logs))
+        assert not is_alive(process.pid, str(tmp_path / "another's")) or sys.platform != "linux"
+        assert process.pid in descendants(os.getpid())
+        process.kill()
+        process.wait()
+        assert not is_alive(process.pid, str(logs))
+
+
+async def test_its_chances_come_from_its_seed(stage, tmp_path):
+    async with Stage(tmp_path / "again", "7") as again, Stage(tmp_path / "other", "8") as other:
+        first = stage.chance.random()
+        assert again.chance.random() == first != other.chance.random()
+
+
+async def test_what_does_not_come_is_said(stage):
+    with pytest.raises(NoRest, match="the rain"):
+        await stage.until(lambda: False, 0.0, "the rain")
+
+
+async def test_workers_that_end_by_themselves_are_noticed(stage):
+    stage.server()
+    group = stage.work("--pool", "no-such-pool")
+    await stage.until(lambda: not group.alive, what="its end")
+    with pytest.raises(NoRest, match="ended by itself with 2"):
+        await group.stop()
