@@ -36,7 +36,10 @@ SCHEMES: Final = {
 FORM: Final = "redis+sentinel://user:password@sentinel1:26379,sentinel2:26379,sentinel3:26379/master/db"
 DEFAULT_PORT: Final = 26379
 MAJORITY_S: Final = 0.5
-"""How long a dead or frozen sentinel holds up a connection: after that the newest of what the others said counts."""
+"""How long dead or frozen sentinels hold up a connection: after that the newest of what the others said counts."""
+
+STRAGGLERS_S: Final = 0.05
+"""The same once a majority has answered: the one that led the election is ahead of the others for a moment."""
 
 CONNECT_S: Final = 2.0
 """How long each of finding the master and connecting to it may take: a frozen server takes connections for ever."""
@@ -84,7 +87,7 @@ class Sentinels:
         return self._kind(host=host, port=port, retry=AsyncRetry(NoBackoff(), 0), **self._options)
 
     async def master(self) -> Address:
-        """Where the master is, by the newest configuration that a majority knows of, or those who answer in time.
+        """Where the master is, by the newest configuration of which those know who answer in time, mostly all.
 
         Raises:
             ConnectionError: none of them knows.
@@ -93,7 +96,7 @@ class Sentinels:
         asked = [asyncio.create_task(self._ask(each), name="rqueue sentinel") for each in self.addresses]
         left, words, troubles, patient_s = set(asked), list[_Word](), list[str](), now() + MAJORITY_S
         try:
-            while left and len(words) <= len(asked) // 2 and not (words and now() > patient_s):
+            while left and not (words and now() > patient_s):
                 within_s = max(0, patient_s - now()) if words else None
                 done, left = await asyncio.wait(left, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
@@ -101,6 +104,8 @@ class Sentinels:
                         words.append(task.result())
                     else:
                         troubles.append(str(error))
+                if len(words) > len(asked) // 2:
+                    patient_s = min(patient_s, now() + STRAGGLERS_S)
         finally:
             for task in asked:
                 task.cancel()

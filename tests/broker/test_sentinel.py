@@ -171,10 +171,25 @@ def test_a_malformed_url_is_refused_by_its_form(rest):
 # --- who is believed --------------------------------------------------------------------------------------------------
 
 
-async def test_the_newest_configuration_of_a_majority_counts(stage):
-    """A sentinel that was cut off still names the old master. Breaks when the first answer is taken."""
-    endpoint = await stage(Sentinel(1, 7), Sentinel(2, 8, pause_s=0.02), Sentinel(2, 8, pause_s=0.02))
+@pytest.mark.parametrize("behind", [1, 2])
+async def test_the_newest_configuration_counts(stage, monkeypatch, behind):
+    """A sentinel that was cut off names the old master, and so do for a moment all but the one that led the election.
+    Breaks when the first answer is taken, or the first majority's.
+    """
+    monkeypatch.setattr(sentinel_module, "MAJORITY_S", 10.0)
+    monkeypatch.setattr(sentinel_module, "STRAGGLERS_S", 5.0)
+    ahead = [Sentinel(2, 8, pause_s=0.02) for _ in range(3 - behind)]
+    endpoint = await stage(*(Sentinel(1, 7) for _ in range(behind)), *ahead)
     assert await sentinels_of(endpoint.url).master() == ("127.0.0.1", 2)
+
+
+async def test_who_has_not_answered_when_a_majority_has_is_not_waited_for_long(stage, monkeypatch):
+    """Breaks when a frozen sentinel costs every connection half a second."""
+    monkeypatch.setattr(sentinel_module, "MAJORITY_S", 60.0)
+    monkeypatch.setattr(sentinel_module, "CONNECT_S", 60.0)
+    endpoint = await stage(Sentinel(2), Sentinel(2), Sentinel(1, 9, is_mute=True))
+    async with asyncio.timeout(20):
+        assert await sentinels_of(endpoint.url).master() == ("127.0.0.1", 2)
 
 
 async def test_dead_and_frozen_sentinels_hold_nothing_up_for_long(stage, monkeypatch):
