@@ -142,7 +142,8 @@ class WorkerConfig:
             if getattr(self, name) is not None:
                 whole(name, getattr(self, name), 1)
         if self.autoscale is not None:
-            if not isinstance(self.autoscale, tuple) or len(self.autoscale) != 2:
+            scale: object = self.autoscale  # whatever its annotation says
+            if not isinstance(scale, tuple) or len(scale) != 2:
                 raise ConfigError(f"autoscale {self.autoscale!r}: a pair: most and fewest jobs at once")
             most, fewest = self.autoscale
             whole("autoscale, fewest", fewest, 1)
