@@ -181,7 +181,8 @@ def _named(queues: Sequence[Queue | str]) -> dict[str, Queue]:
 
 def _pairs(routes: Any) -> tuple[tuple[str, str], ...]:
     """Routes in their order, checked."""
-    if not isinstance(routes, Mapping | None) or not all(isinstance(pattern, str) for pattern in routes or ()):
+    given: object = routes  # whatever its annotation says
+    if not isinstance(given, Mapping | None) or not all(isinstance(pattern, str) for pattern in given or ()):
         raise ConfigError(
             f"routes {routes!r}: queues by patterns of tasks' names, for example {{'*.email.*': 'email'}}"
         )

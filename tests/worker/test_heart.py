@@ -124,11 +124,11 @@ async def test_without_redis_it_says_so_and_tries_again(beating, log):
 async def test_when_redis_answers_again_it_says_so_once(beating, log):
     heart, _, _ = await beating(lease_s=60)
 
-    class Flaky:
-        answers = [OSError("away"), OSError("away"), True, True]
+    answers = [OSError("away"), OSError("away"), True, True]
 
+    class Flaky:
         def renew(self, queues, worker, lease_s, card):
-            answer = self.answers.pop(0)
+            answer = answers.pop(0)
             if isinstance(answer, OSError):
                 raise answer
             return answer
