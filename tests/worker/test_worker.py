@@ -353,6 +353,7 @@ async def test_its_card_says_what_it_is(app, broker, gate, until):
         said = await until(card)
         assert said["pid"] == os.getpid()
         assert (said["concurrency"], said["most_held"], said["queues"]) == (3, 12, ["default"])
+        assert abs(said["clock"]) < 60_000  # this machine's clock is Redis's as well
         gate.open()
         assert worker.id
 
