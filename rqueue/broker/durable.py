@@ -109,3 +109,10 @@ class DurableBroker(Broker):
         if have < self._least:
             raise Unconfirmed(f"stored, and only {have} of {self._least} {_WHERE[self._durability]} have it")
         return reply
+
+
+def broker_for(endpoint: Endpoint, keys: Keys, limits: Limits, reply_timeout_s: float = REPLY_TIMEOUT_S) -> Broker:
+    """A broker whose batches are confirmed once they are as safe as the limits ask for."""
+    if limits.durability == "memory" or endpoint.is_memory:  # what lives in this process has no replicas
+        return Broker(endpoint, keys, reply_timeout_s)
+    return DurableBroker(endpoint, keys, limits, reply_timeout_s)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 
-from rqueue.broker.broker import Broker
 from rqueue.broker.calls import REPLY_TIMEOUT_S
-from rqueue.broker.durable import DurableBroker
+from rqueue.broker.durable import broker_for
 from rqueue.broker.endpoint import Endpoint
 from rqueue.client.events import Events
 from rqueue.client.listener import Listener
@@ -39,10 +38,7 @@ class Session:
         self._forks = len(_forks)
         # Half of the time that an enqueue has: a connection that nobody answers on must leave time for another one.
         reply_timeout_s = min(REPLY_TIMEOUT_S, max(_SHORTEST_REPLY_S, limits.enqueue_timeout_s / 2))
-        if limits.durability == "memory" or endpoint.is_memory:  # what lives in this process has no replicas
-            self.broker = Broker(endpoint, keys, reply_timeout_s)
-        else:
-            self.broker = DurableBroker(endpoint, keys, limits, reply_timeout_s)
+        self.broker = broker_for(endpoint, keys, limits, reply_timeout_s)
         self.producer = Producer(self.broker, limits.enqueue_timeout_s)
         self.listener = Listener(self.broker)
         self.open_events: set[Events] = set()

@@ -22,6 +22,7 @@ import anyio
 import orjson
 
 from rqueue.broker.broker import Broker
+from rqueue.broker.durable import broker_for
 from rqueue.client.client import Client
 from rqueue.client.resources import ACTIVE, Resources
 from rqueue.config import WorkerConfig
@@ -300,7 +301,8 @@ class Worker:
         """Make the services; they know the broker, the table of claimed jobs and its events, not each other."""
         client, config, inflight, lease, queues = self._client, self._config, self._inflight, self._lease, self._queues
         limits, signals = client.config.limits, inflight.signals
-        self._broker = broker = Broker(client.endpoint, client.keys)
+        # Durable: a job that moves to another node of a cluster is gone from here once it is confirmed there.
+        self._broker = broker = broker_for(client.endpoint, client.keys, limits)
         self._judge = judge = Judge(limits, config, broker.clock.now_ms, client.keyring)
         self._schedule = schedule = Schedule(signals.promote)
         parent = self._parent
