@@ -134,7 +134,7 @@ def test_whatever_is_typed(stage, monkeypatch):
         assert result.exception is None or isinstance(result.exception, SystemExit), said
         assert result.exit_code in set(Code), said
         assert "Traceback (most recent call last)" not in said
-        is_ours = result.exit_code == Code.USAGE and "Usage:" not in said
+        is_ours = result.exit_code == Code.USAGE and "Usage:" not in said and "─ Error ─" not in said
         if is_ours or result.exit_code in {Code.REDIS, Code.NOT_FOUND}:
             assert len(result.stderr.strip().splitlines()) == 1, said
 

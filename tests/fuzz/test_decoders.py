@@ -1,6 +1,7 @@
 """Whatever bytes come, a decoder gives a value that its readers can use, or MalformedMessage."""
 
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 
 from hypothesis import strategies as st
@@ -58,7 +59,8 @@ def test_a_schedule(raw):
     with suppress(MalformedMessage):
         entry = Entry.decode(raw)
         with suppress(TypeError):
-            assert Entry.decode(entry.encode()) == entry
+            again = Entry.decode(entry.encode())
+            assert replace(again, kwargs=again.kwargs or {}) == replace(entry, kwargs=entry.kwargs or {})
 
 
 REQUEST = {"v": 1, "id": "i", "verb": "pool_grow", "args": {"n": 1}, "to": ["w"], "reply": "channel"}

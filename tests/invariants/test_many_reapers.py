@@ -39,7 +39,7 @@ async def test_fifty_reapers_and_ten_thousand_jobs(redis_url, monkeypatch):
 
     reapers = []
     for broker in brokers:
-        monkeypatch.setattr("rqueue.worker.worker.Broker", lambda *_, broker=broker: broker)
+        monkeypatch.setattr("rqueue.worker.worker.broker_for", lambda *_, broker=broker: broker)
         reapers.append(Worker(RQueue(redis_url), WorkerConfig(("default",))))
         reapers[-1]._wire()
     for _ in range(2):  # nobody is condemned at first sight

@@ -345,7 +345,7 @@ def parts(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         client = RQueue("memory://", **(app or {}))
         client.keys = broker.keys
         with monkeypatch.context() as patch:
-            patch.setattr("rqueue.worker.worker.Broker", lambda *_: broker)
+            patch.setattr("rqueue.worker.worker.broker_for", lambda *_: broker)
             made.append(Parts(broker, Worker(client, WorkerConfig(queues or ("default",), **config))))
         return made[-1]
 
