@@ -34,12 +34,12 @@ class RedisClock:
 
     def __init__(self, local: Callable[[], int] = local_ms, *, elapsed: Callable[[], float] = elapsed_s) -> None:
         self._local, self._elapsed = local, elapsed
-        self._offset_ms = 0
+        self._offset_ms = 0.0
         self.is_observed = False
 
     def now_ms(self) -> int:
         """Redis's time, in ms since the epoch; off by at most the round trip in which it was observed."""
-        return int(self._elapsed() * 1000) + self._offset_ms if self.is_observed else self._local()
+        return int(self._elapsed() * 1000 + self._offset_ms) if self.is_observed else self._local()
 
     @property
     def apart_ms(self) -> int:
@@ -48,5 +48,6 @@ class RedisClock:
 
     def observe(self, redis_ms: int) -> None:
         """Take note of what Redis said the time is."""
-        self._offset_ms = redis_ms - int(self._elapsed() * 1000)
+        # Not rounded: it is never ahead of Redis, which refuses what was decided in its future.
+        self._offset_ms = redis_ms - self._elapsed() * 1000
         self.is_observed = True

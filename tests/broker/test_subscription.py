@@ -122,7 +122,7 @@ async def test_a_server_that_stays_away_is_asked_less_and_less_often(new_server,
         server.kill()
         async with asyncio.timeout(5):
             seen = [await pauses.get() for _ in range(12)]
-    assert seen == [0.05, *(min(2.0, 0.1 * 2**number) for number in range(11))]
+    assert seen == [0.05, *(min(1.0, 0.1 * 2**number) for number in range(11))]
     assert len(caplog.messages) < 10
     server.start()
     assert await ear.listens() == [b"a"]
