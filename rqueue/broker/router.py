@@ -65,10 +65,11 @@ class _Given:
 class _Lane:
     """The commands of one slot: how many are on their way, and those that wait until these are answered."""
 
-    __slots__ = ("again", "behind", "on_way")
+    __slots__ = ("again", "behind", "on_way", "owner")
 
     def __init__(self) -> None:
         self.on_way = 0
+        self.owner: Node | None = None  # who served the slot when the last of them was sent
         self.again: list[_Given] = []
         self.behind: list[_Given] = []
 
@@ -245,6 +246,9 @@ class Router:
             lane = self._lanes[given.slot] = _Lane()
         if lane.again:
             lane.behind.append(given)  # what was given before it goes again first
+        elif lane.on_way and lane.owner != self._topology.owner(given.slot):
+            lane.behind.append(given)  # so it may: somebody else has found out that the slot has moved
+            self.suspect()  # the old node may be dead, and what is on its way there is given up then
         else:
             self._send(given, lane)
 
@@ -253,7 +257,8 @@ class Router:
             given.left()
             return
         assert given.slot is not None
-        node = given.asking or self._topology.owner(given.slot)
+        lane.owner = self._topology.owner(given.slot)
+        node = given.asking or lane.owner
         if node is None:
             self.suspect()
             given.fail(BrokerUnavailable("Redis is not ready: no node of the cluster serves the slot"))
@@ -296,7 +301,7 @@ class Router:
             if behind is not None and given.after is not None:
                 behind.add_done_callback(partial(_pass_on, given.after))
             self._conclude(given, inner)
-        if lane.again and not lane.on_way:
+        if not lane.on_way and (lane.again or lane.behind):
             ready, lane.again, lane.behind = [*lane.again, *lane.behind], [], []
             for each in ready:
                 self._send(each, lane)
@@ -304,6 +309,8 @@ class Router:
     def _conclude(self, given: _Given, inner: asyncio.Future[Reply]) -> None:
         if inner.cancelled():
             given.reply.cancel()
+        elif given.reply.done():
+            inner.exception()  # cancelled when this reply had come already
         elif (error := inner.exception()) is None:
             given.reply.set_result(inner.result())
         else:
