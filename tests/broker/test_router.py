@@ -21,7 +21,7 @@ from rqueue.errors import BrokerError, BrokerUnavailable
 from rqueue.wire.keys import Keys
 from rqueue.wire.message import TOKEN, Header
 
-from ..cluster import MASTERS, Cluster, queue_at, slot_of  # noqa: TID252 - tests are no installed package
+from ..cluster import MASTERS, Cluster, queue_at, queue_in, slot_of  # noqa: TID252 - tests are no installed package
 
 THREE = [Keys().queue(queue_at(place)) for place in range(MASTERS)]
 LEASE_S = 60
@@ -373,3 +373,31 @@ async def test_commands_keep_their_order_when_another_finds_out_that_the_slot_ha
     wires.sent[4][2].set_result(b"{k}4")
     assert await fourth == b"{k}4"
     await wires.router.close()
+
+
+async def test_a_node_that_is_away_is_asked_once_in_a_beat_and_last_in_the_next(broker, cluster):
+    """However many queues it has: each try may take a third of the lease, and the other nodes' leases run meanwhile.
+
+    Breaks when each of its slots is tried, or when a beat begins with the node that was away in the one before.
+    """
+    away = THREE[0]
+    others = [away, *(Keys().queue(queue_in(0, 16384 // MASTERS, stem)) for stem in ("a", "b", "c")), THREE[1]]
+    for keys in others:
+        await broker.register(keys, "w", LEASE_S)
+    pulse, owner = Pulse(broker.endpoint, 5), cluster.owner(slot_of(away.name))
+    assert await on_thread(pulse.renew, others, "w", LEASE_S, b"card")
+    asked, ask = [], pulse._ask
+    pulse._ask = lambda node, *command: asked.append(node.port) or ask(node, *command)
+    cluster.hold_failovers()
+    owner.kill()
+    there = cluster.owner(slot_of(THREE[1].name)).port
+    for beat in ([owner.port, there], [there, owner.port]):
+        asked.clear()
+        with pytest.raises(BrokerUnavailable):
+            await on_thread(pulse.renew, others, "w", LEASE_S, b"again")
+        assert asked == beat
+    assert await broker._link.call(b"GET", THREE[1].card("w")) == b"again"
+    owner.start()
+    cluster.hold_failovers(is_held=False)
+    await on_thread(cluster.settle)
+    pulse.close()
