@@ -4,6 +4,8 @@ Every test leaves the cluster whole. Which node serves a slot at first is asked,
 """
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from functools import partial
 from types import SimpleNamespace
@@ -401,3 +403,38 @@ async def test_a_node_that_is_away_is_asked_once_in_a_beat_and_last_in_the_next(
     cluster.hold_failovers(is_held=False)
     await on_thread(cluster.settle)
     pulse.close()
+
+
+async def test_a_node_that_hangs_costs_one_timeout_and_the_others_go_on(cluster):
+    """It takes connections and answers nothing: until it is heard of, what is for it fails at once.
+
+    Breaks when each command waits for its own timeout, `written` waits for that node's connection as well, or a start
+    mark that cannot leave is taken for one that has left.
+    """
+    broker = Broker(Endpoint(cluster.url), Keys(), 0.3)
+    lost, others = THREE[0], [THREE[0], *(Keys().queue(queue_in(0, 16384 // MASTERS, stem)) for stem in ("a", "b"))]
+    for keys in (*others, THREE[1]):
+        await broker.register(keys, "w", LEASE_S)
+    owner = cluster.owner(slot_of(lost.name))
+    cluster.hold_failovers()
+    os.kill(owner.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(BrokerUnavailable):
+            await broker.length(lost, 0)
+        for keys in others:
+            reply = broker._link.call(b"LLEN", keys.main)
+            assert reply.done()
+            with pytest.raises(BrokerUnavailable, match="does not answer"):
+                await reply
+        with pytest.raises(BrokerUnavailable):
+            broker.start(lost, "w", ["a"])
+        marked = broker.start(THREE[1], "w", ["a"])
+        await broker.written()
+        assert await marked
+        claim = await broker.claim([*others, THREE[1]], [9, 9, 9, 1], "w", LEASE_S, 1, 1 << 20)
+        assert sorted(claim.missed) == [0, 1, 2]
+    finally:
+        os.kill(owner.pid, signal.SIGCONT)
+        cluster.hold_failovers(is_held=False)
+    assert await insist(broker.length, lost, 0) == 0
+    await broker.close()
