@@ -193,9 +193,14 @@ class Claiming(Calls):
 
         The command is on its way when this returns, in front of all later ones: :meth:`written` tells when it is in
         the operating system's hands. The task gives the reply.
+
+        Raises:
+            BrokerUnavailable: it cannot be sent.
         """
         names, arguments = (keys.workers, keys.started(worker)), (worker, *ids)
         sent = self._link.call(b"EVALSHA", self.endpoint.scripts["start"].sha, len(names), *names, *arguments)
+        if sent.done():
+            sent.result()  # it is not on its way: the queue's node is known to be away
         return asyncio.create_task(self._started(sent, names, arguments), name="rqueue start mark")
 
     async def _started(self, sent: asyncio.Future[Reply], keys: Sequence[bytes], arguments: Sequence[Argument]) -> bool:

@@ -128,6 +128,9 @@ class Link:
         connect: makes a new, unconnected connection.
         reply_timeout_s: a reply that takes longer breaks the connection.
         scripts: load the scripts when the connection opens.
+
+    Attributes:
+        is_overdue: no reply came in time; where there is no connection, that is why.
     """
 
     def __init__(
@@ -145,7 +148,7 @@ class Link:
         self._is_flushing = False
         self._watch: asyncio.TimerHandle | None = None
         self._moved_s = 0.0
-        self._is_overdue = False
+        self.is_overdue = False
         self._writer: asyncio.Task[None] | None = None
         self._reader: asyncio.Task[None] | None = None
         self._closed = False
@@ -303,7 +306,7 @@ class Link:
     def _watch_replies(self) -> None:
         """From now on replies are due: look in time whether they have come; a look that is set already may serve."""
         loop = asyncio.get_running_loop()
-        self._moved_s, self._is_overdue = loop.time(), False
+        self._moved_s, self.is_overdue = loop.time(), False
         due_s = self._moved_s + self.reply_timeout_s
         if self._watch is None or self._watch.when() > due_s:
             if self._watch is not None:
@@ -319,11 +322,11 @@ class Link:
         left_s = self._moved_s + self.reply_timeout_s - loop.time()
         if left_s > 0:
             self._watch = loop.call_later(max(left_s, 0.01), self._look)
-        elif self._is_overdue:
+        elif self.is_overdue:
             self.reset()
         else:
             # If the loop was blocked the reply may be here already, unread: it is read first.
-            self._is_overdue = True
+            self.is_overdue = True
             self._watch = loop.call_later(0.1, self._look)
 
     async def _open(self) -> AbstractConnection:
@@ -374,7 +377,7 @@ class Link:
         if isinstance(reply, redis.exceptions.RedisError) and not isinstance(reply, _ANSWERS):
             raise reply
         self._answer(reply)
-        self._moved_s, self._is_overdue = asyncio.get_running_loop().time(), False
+        self._moved_s, self.is_overdue = asyncio.get_running_loop().time(), False
         if isinstance(reply, redis.exceptions.ResponseError) and is_elsewhere(reply):
             raise reply
 

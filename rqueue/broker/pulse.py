@@ -27,9 +27,13 @@ class Pulse:
         self._endpoint = endpoint
         self._timeout_s = timeout_s
         self._connections: dict[Node | None, AbstractConnection] = {}
+        self._away: set[Node | None] = set()
 
     def renew(self, queues: Sequence[QueueKeys], worker: str, lease_s: float, card: bytes) -> bool:
         """Renew the lease; false when the worker is not registered any more. May be repeated.
+
+        Of a cluster, a node that does not answer costs the timeout only once, and comes last the next time: the leases
+        at the others run meanwhile.
 
         Raises:
             BrokerError: Redis could not be asked; of a cluster, for some of the queues: the others' are renewed.
@@ -37,13 +41,21 @@ class Pulse:
         topology = self._endpoint.cluster
         if topology is None:
             return self._renew(None, queues, worker, lease_s, card)
+        groups = [[queues[place] for place in group] for group in by_slot(queues)]
+        slots = [slot_of_key(group[0].main) for group in groups]
         error: BrokerError | None = None
-        for group in by_slot(queues):
+        before, self._away = self._away, set()
+        for place in sorted(range(len(groups)), key=lambda place: topology.owner(slots[place]) in before):
+            node = topology.owner(slots[place])
+            if node in self._away:
+                continue
             try:
-                if not self._renew(topology, [queues[place] for place in group], worker, lease_s, card):
+                if not self._renew(topology, groups[place], worker, lease_s, card):
                     return False
             except BrokerError as exc:
                 error = exc
+                if node not in self._connections:
+                    self._away.add(node)
         if error is not None:
             raise error
         return True

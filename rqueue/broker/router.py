@@ -3,6 +3,9 @@
 It alone keeps that commands about one slot are executed in the order in which they were given, also across a redirect,
 and that only what a node refused to execute is sent again. A lost reply is the caller's affair, as with a
 :class:`~rqueue.broker.link.Link`.
+
+A node that does not answer costs one timeout: until it is heard of again, what is for it fails at once, and whoever
+serves queues of several nodes goes on with the others.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from rqueue.broker.endpoint import Endpoint
 
 _LEARN_EVERY_S: Final = 0.2
+_TRY_EVERY_S: Final = 0.5
 _MOST_NODES: Final = 16_384
 
 
@@ -65,10 +69,11 @@ class _Given:
 class _Lane:
     """The commands of one slot: how many are on their way, and those that wait until these are answered."""
 
-    __slots__ = ("again", "behind", "on_way")
+    __slots__ = ("again", "behind", "on_way", "owner")
 
     def __init__(self) -> None:
         self.on_way = 0
+        self.owner: Node | None = None  # who served the slot when the last of them was sent
         self.again: list[_Given] = []
         self.behind: list[_Given] = []
 
@@ -89,6 +94,7 @@ class Router:
         self._leaving: dict[asyncio.Task[None], Link] = {}
         self._lanes: dict[int, _Lane] = {}
         self._homes: dict[int, Node] = {}
+        self._away: set[Node] = set()
         self._waiting: list[_Given] = []
         self._learning: asyncio.Task[None] | None = None
         self._learnt_s = -1e9
@@ -115,7 +121,7 @@ class Router:
 
     def call_home(self, key: bytes, *command: Argument) -> asyncio.Future[Reply]:
         """Ask the node to which the last connection that :meth:`home` made for that key leads."""
-        return self._link(self._homes[slot_of_key(key)]).call(*command)
+        return self._ask(self._homes[slot_of_key(key)], command)
 
     def missed(self, key: bytes, error: BrokerError) -> BrokerUnavailable:
         """What such a connection met, a redirect or a break, is noted here; as it is for who waits there."""
@@ -133,7 +139,7 @@ class Router:
         masters = sorted(self._topology.masters())
         inner, place = divmod(cursor, _MOST_NODES)
         place %= len(masters)
-        after, found = await self._link(masters[place]).call(b"SCAN", inner, *options)
+        after, found = await self._ask(masters[place], (b"SCAN", inner, *options))
         if int(after):
             return int(after) * _MOST_NODES + place, found
         return (place + 1) % len(masters), found
@@ -153,7 +159,7 @@ class Router:
         for given in unsent:
             given.sent = given.sent or asyncio.get_running_loop().create_future()
         await asyncio.gather(*(given.sent for given in unsent if given.sent is not None))
-        await asyncio.gather(*(link.written() for link in self._links.values()))
+        await asyncio.gather(*(link.written() for node, link in self._links.items() if node not in self._away))
 
     async def close(self) -> None:
         """Close all connections; what has no reply yet fails."""
@@ -236,15 +242,53 @@ class Router:
             link = self._links[node] = Link(partial(self._endpoint.connection_to, node), self.reply_timeout_s)
         return link
 
+    def _ask(self, node: Node, command: Sequence[Argument]) -> asyncio.Future[Reply]:
+        """Ask that node, whatever it serves."""
+        if node in self._away:
+            reply = asyncio.get_running_loop().create_future()
+            reply.set_exception(_no_answer(node))
+            return reply
+        reply = self._link(node).call(*command)
+        reply.add_done_callback(partial(self._note, node))
+        return reply
+
+    def _note(self, node: Node, reply: asyncio.Future[Reply]) -> None:
+        """Whether a node answers: away is one that could not be connected to, or did not reply in time."""
+        error = None if reply.cancelled() else reply.exception()
+        link = self._links.get(node)
+        if not isinstance(error, BrokerUnavailable) or link is None or link.is_open or node in self._away:
+            return
+        if link.is_overdue or not isinstance(error, ReplyLost):
+            self._away.add(node)
+            self._try(node)
+
+    def _try(self, node: Node) -> None:
+        link = None if self._closed else self._links.get(node)
+        if link is None:  # it has left the cluster
+            self._away.discard(node)
+        else:
+            link.call(b"PING").add_done_callback(partial(self._tried, node, link))
+
+    def _tried(self, node: Node, link: Link, reply: asyncio.Future[Reply]) -> None:
+        error = None if reply.cancelled() else reply.exception()
+        if isinstance(error, BrokerUnavailable) and not link.is_open:
+            asyncio.get_running_loop().call_later(_TRY_EVERY_S, self._try, node)
+        else:
+            self._away.discard(node)
+
     def _route(self, given: _Given) -> None:
         if given.slot is None:
-            self._send_anywhere(given, list(self._topology.masters()))
+            masters = self._topology.masters()
+            self._send_anywhere(given, [node for node in masters if node not in self._away] or masters)
             return
         lane = self._lanes.get(given.slot)
         if lane is None:
             lane = self._lanes[given.slot] = _Lane()
         if lane.again:
             lane.behind.append(given)  # what was given before it goes again first
+        elif lane.on_way and lane.owner != self._topology.owner(given.slot):
+            lane.behind.append(given)  # so it may: somebody else has found out that the slot has moved
+            self.suspect()  # the old node may be dead, and what is on its way there is given up then
         else:
             self._send(given, lane)
 
@@ -253,10 +297,15 @@ class Router:
             given.left()
             return
         assert given.slot is not None
-        node = given.asking or self._topology.owner(given.slot)
+        lane.owner = self._topology.owner(given.slot)
+        node = given.asking or lane.owner
         if node is None:
             self.suspect()
             given.fail(BrokerUnavailable("Redis is not ready: no node of the cluster serves the slot"))
+            return
+        if node in self._away:
+            self.suspect()
+            given.fail(_no_answer(node))
             return
         link = self._link(node)
         if given.asking is not None:
@@ -277,6 +326,7 @@ class Router:
         inner: asyncio.Future[Reply],
     ) -> None:
         lane.on_way -= 1
+        self._note(node, inner)
         error = None if inner.cancelled() else inner.exception()
         if (
             isinstance(error, Redirected)
@@ -296,7 +346,7 @@ class Router:
             if behind is not None and given.after is not None:
                 behind.add_done_callback(partial(_pass_on, given.after))
             self._conclude(given, inner)
-        if lane.again and not lane.on_way:
+        if not lane.on_way and (lane.again or lane.behind):
             ready, lane.again, lane.behind = [*lane.again, *lane.behind], [], []
             for each in ready:
                 self._send(each, lane)
@@ -304,6 +354,8 @@ class Router:
     def _conclude(self, given: _Given, inner: asyncio.Future[Reply]) -> None:
         if inner.cancelled():
             given.reply.cancel()
+        elif given.reply.done():
+            inner.exception()  # cancelled when this reply had come already
         elif (error := inner.exception()) is None:
             given.reply.set_result(inner.result())
         else:
@@ -320,7 +372,7 @@ class Router:
             return
         node = next((each for each in nodes if each in self._links and self._links[each].is_open), nodes[0])
         nodes.remove(node)
-        given.inner = self._link(node).call(*given.command)
+        given.inner = self._ask(node, given.command)
         given.inner.add_done_callback(partial(self._answered_anywhere, given, nodes))
         given.left()
 
@@ -335,6 +387,10 @@ class Router:
             self._send_anywhere(given, nodes)
         else:
             self._conclude(given, inner)
+
+
+def _no_answer(node: Node) -> BrokerUnavailable:
+    return BrokerUnavailable(f"Redis is not ready: {node.host}:{node.port} of the cluster does not answer")
 
 
 def _pass_on(to: asyncio.Future[Reply], reply: asyncio.Future[Reply]) -> None:

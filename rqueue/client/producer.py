@@ -20,6 +20,7 @@ from rqueue.broker.durable import Unconfirmed
 from rqueue.broker.enqueue import SENT_TTL_S
 from rqueue.client.stops import forget
 from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, EnqueueUnknown, NotDurable, ReplyLost
+from rqueue.policy.clock import elapsed_s
 from rqueue.wire.keys import QueueKeys
 
 LANES: Final = 2
@@ -212,7 +213,7 @@ class _Outlet:
     async def _send(self, lane: int, batch: _Batch) -> None:
         """Send one batch, the same under the same number, until its fate is known or nobody waits for it any more."""
         self._number += 1
-        number, pause, is_lost = self._number, _FIRST_PAUSE_S, False
+        number, pause, is_lost, first_s = self._number, _FIRST_PAUSE_S, False, elapsed_s()
         self._under_way.add(batch)
         try:
             while batch.parcels:
@@ -235,6 +236,11 @@ class _Outlet:
                     left = [parcel for parcel in batch.parcels if not parcel.answer.done()]
                     if not (left and is_lost):  # nothing of it is there: what was withdrawn, or given up, stays so
                         batch.parcels = left
+                    elif elapsed_s() - first_s > self._remember_s / 2:
+                        # We stood still, and callers' clocks perhaps with us: Redis may know the number no more.
+                        batch.parcels = []
+                        for parcel in left:
+                            _fail(parcel, EnqueueUnknown([job.id for job in parcel.jobs]))
                 else:
                     self._answer(batch.parcels, answer)
                     break

@@ -197,12 +197,10 @@ class Fetcher:
         # Noted first: an audit that fails is repeated after a heartbeat, and claims go on meanwhile.
         self._audited_s, self._audited_resets, self._is_unsure = elapsed_s(), resets, False
         for keys in self._queues:
-            try:
+            if keys in self._missed:
+                self._is_unsure = True  # looked at once a claim has come through, and renewed the lease there
+            else:
                 await self._audit_queue(keys)
-            except BrokerUnavailable:
-                if keys not in self._missed:
-                    raise
-                self._is_unsure = True
         self._is_more = True
 
     async def _ask_for_change(self, keys: QueueKeys, serve: bool) -> bool:
@@ -287,6 +285,8 @@ class Fetcher:
         if claim is None:
             lease.is_lost = True
             return
+        if not lease.may_start():
+            self._inflight.signals.execute.set()  # the heart, which says so else, may not reach all nodes of a cluster
         lease.renewed(sent_s)
         self.fetched_ms = self._broker.clock.now_ms()
         self._schedule.note(claim.due_ms)

@@ -56,7 +56,7 @@ class Promoter:
             except BrokerUnavailable as exc:
                 if not self._broker.is_cluster:
                     raise
-                event(logging.WARNING, "promoting waits for redis", queue=keys.name, error=str(exc))
+                self._waits.event(logging.WARNING, "promoting waits for redis", queue=keys.name, error=str(exc))
                 count, due_ms = 0, round(_PAUSE_S * 1000)  # the other nodes' queues go on
             except BrokerError as exc:  # one list is none: the other queues go on, and this one is tried again
                 event(logging.ERROR, "redis refused to promote", queue=keys.name, error=str(exc))

@@ -157,7 +157,7 @@ class Reaper:
             if not found or not self._broker.is_cluster or not isinstance(error, BrokerUnavailable):
                 raise error
         if errors:
-            event(logging.WARNING, "reaping waits for redis", error=str(errors[0]), queues=len(errors))
+            self._waits.event(logging.WARNING, "reaping waits for redis", error=str(errors[0]), queues=len(errors))
         return found
 
     async def _prune(self, queues: Sequence[QueueKeys]) -> None:

@@ -35,6 +35,7 @@ MOVE_TTL_S = 86_400
 
 _ID_PAUSE_S = 1.0
 _MOVE_PAUSE_S = 10.0
+_MOVE_TRIES = 3  # a lost reply is no reason to wait; another node, or its replicas, may be away for long
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _REFUSED_PAUSE_S = 5.0
@@ -155,13 +156,15 @@ class Settler:
     async def _send(self, lane: int | str, batch: list[Item]) -> None:
         """Send one batch until Redis has answered: the jobs stay claimed until then."""
         self._number += 1
-        number, pause = self._number, _FIRST_PAUSE_S
+        number, pause, tries = self._number, _FIRST_PAUSE_S, 0
         while True:
+            tries += 1
             try:
                 answer = await self._ask(lane, number, batch)
             except (BrokerUnavailable, BrokerForbidden) as exc:
-                if isinstance(exc, BrokerForbidden) and isinstance(batch[0][1], Transfer):
-                    await self._refused(lane, batch, exc)  # into a queue that is not this worker's
+                if isinstance(batch[0][1], Transfer) and (isinstance(exc, BrokerForbidden) or tries == _MOVE_TRIES):
+                    # Into a queue that is not this worker's, or is away: this one's jobs have only a few lanes.
+                    await self._refused(lane, batch, exc)
                     return
                 # An ACL that was changed says nothing of the jobs: they have ended as they did.
                 self._waits.event(logging.WARNING, "settling waits for redis", jobs=len(batch), error=str(exc))
@@ -276,7 +279,7 @@ class Settler:
         event(logging.ERROR, "redis refused to settle", **(describe(job) | {"error": str(error)}))
         if isinstance(settlement, Track) or future is not None:
             self._close(batch[0], _LOST)
-        elif isinstance(settlement, Transfer):  # the other queue may be full, or no list: this one has the job
+        elif isinstance(settlement, Transfer):  # the other queue may be full, away, or no list: this one has the job
             await self._send(lane, [(job, Defer(job.message.changed(id=job.id), _MOVE_PAUSE_S), None)])
         elif isinstance(settlement, Ack | Defer):
             failure = Failure(type(error).__name__, f"Redis refused to store how it ended: {error}")

@@ -77,7 +77,7 @@ class Ticker:
             except BrokerUnavailable as exc:
                 if not self._broker.is_cluster:
                     raise
-                event(logging.WARNING, "periodic schedules wait for redis", queue=keys.name, error=str(exc))
+                self._waits.event(logging.WARNING, "periodic schedules wait for redis", queue=keys.name, error=str(exc))
                 self._note(_PAUSE_S)  # the other nodes' queues go on
             except BrokerError as exc:  # it is full, or a key holds something else
                 event(logging.ERROR, "redis refused a periodic schedule", queue=keys.name, error=str(exc))

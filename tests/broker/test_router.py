@@ -4,19 +4,26 @@ Every test leaves the cluster whole. Which node serves a slot at first is asked,
 """
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
+import redis.exceptions
 
 from rqueue.broker.broker import Broker, Enqueued
+from rqueue.broker.cluster import Node
 from rqueue.broker.endpoint import Endpoint
+from rqueue.broker.link import Redirected
 from rqueue.broker.pulse import Pulse
 from rqueue.broker.router import Router
 from rqueue.errors import BrokerError, BrokerUnavailable
 from rqueue.wire.keys import Keys
 from rqueue.wire.message import TOKEN, Header
 
-from ..cluster import MASTERS, Cluster, queue_at, slot_of  # noqa: TID252 - tests are no installed package
+from ..cluster import MASTERS, Cluster, queue_at, queue_in, slot_of  # noqa: TID252 - tests are no installed package
 
 THREE = [Keys().queue(queue_at(place)) for place in range(MASTERS)]
 LEASE_S = 60
@@ -300,4 +307,134 @@ async def test_a_namespace_with_a_hash_tag_is_one_slot(cluster):
     await broker.enqueue(two, "p", 0, 1, jobs("b"))
     claim = await broker.claim([one, two], [5, 6], "w", LEASE_S, 9, 1 << 20)
     assert [each.queue for each in claim.messages] == [1, 0]
+    await broker.close()
+
+
+class Wires:
+    """Links to two nodes that serve all slots, whose replies the test gives; what was sent, in its order."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[int, bytes, asyncio.Future[object]]] = []
+        endpoint = Endpoint("redis+cluster://127.0.0.1:1")
+        self.topology = endpoint.cluster
+        self.router = Router(endpoint, self.topology, 5)
+        self.router._link = lambda node: SimpleNamespace(call=partial(self._call, node.port), is_open=True)
+        self.serve(1)
+
+    def serve(self, port: int) -> None:
+        self.topology.learn(Node("127.0.0.1", port), [[0, 16383, [b"127.0.0.1", port]]])
+
+    def _call(self, port: int, *command: bytes) -> asyncio.Future[object]:
+        reply = asyncio.get_running_loop().create_future()
+        self.sent.append((port, command[-1], reply))
+        return reply
+
+
+async def moved(reply: asyncio.Future[object], to: int) -> None:
+    reply.set_exception(Redirected(redis.exceptions.MovedError(f"{slot_of('k')} 127.0.0.1:{to}")))
+    await asyncio.sleep(0)
+
+
+async def test_a_caller_who_gives_up_as_the_reply_comes_does_not_stop_the_slot():
+    """Breaks when a reply is given to a future that is cancelled already: what waits for it is never sent."""
+    wires = Wires()
+    first, second = wires.router.call(b"GET", b"{k}1"), wires.router.call(b"GET", b"{k}2")
+    await moved(wires.sent[0][2], 2)
+    assert len(wires.sent) == 2  # the first goes again once the second is answered
+    wires.sent[1][2].set_result(b"2")
+    second.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert [each[:2] for each in wires.sent[2:]] == [(2, b"{k}1")]
+    wires.sent[2][2].set_result(b"1")
+    assert await first == b"1"
+    await wires.router.close()
+
+
+async def test_commands_keep_their_order_when_another_finds_out_that_the_slot_has_moved():
+    """Who else uses the topology, as the heart, may learn of a move while commands are on their way to the old node.
+
+    Breaks when what is given then goes to the new node at once: what the old one refuses is executed after it.
+    """
+    wires = Wires()
+    first = wires.router.call(b"GET", b"{k}1")
+    wires.serve(2)
+    second = wires.router.call(b"GET", b"{k}2")
+    await moved(wires.sent[0][2], 2)
+    assert [each[:2] for each in wires.sent] == [(1, b"{k}1"), (2, b"{k}1"), (2, b"{k}2")]
+    for _, name, reply in wires.sent[1:]:
+        reply.set_result(name)
+    assert await asyncio.gather(first, second) == [b"{k}1", b"{k}2"]
+    # … and what the old one has executed holds up nobody.
+    third = wires.router.call(b"GET", b"{k}3")
+    wires.serve(1)
+    fourth = wires.router.call(b"GET", b"{k}4")
+    wires.sent[3][2].set_result(b"{k}3")
+    assert await third == b"{k}3"
+    assert [each[:2] for each in wires.sent[3:]] == [(2, b"{k}3"), (1, b"{k}4")]
+    wires.sent[4][2].set_result(b"{k}4")
+    assert await fourth == b"{k}4"
+    await wires.router.close()
+
+
+async def test_a_node_that_is_away_is_asked_once_in_a_beat_and_last_in_the_next(broker, cluster):
+    """However many queues it has: each try may take a third of the lease, and the other nodes' leases run meanwhile.
+
+    Breaks when each of its slots is tried, or when a beat begins with the node that was away in the one before.
+    """
+    away = THREE[0]
+    others = [away, *(Keys().queue(queue_in(0, 16384 // MASTERS, stem)) for stem in ("a", "b", "c")), THREE[1]]
+    for keys in others:
+        await broker.register(keys, "w", LEASE_S)
+    pulse, owner = Pulse(broker.endpoint, 5), cluster.owner(slot_of(away.name))
+    assert await on_thread(pulse.renew, others, "w", LEASE_S, b"card")
+    asked, ask = [], pulse._ask
+    pulse._ask = lambda node, *command: asked.append(node.port) or ask(node, *command)
+    cluster.hold_failovers()
+    owner.kill()
+    there = cluster.owner(slot_of(THREE[1].name)).port
+    for beat in ([owner.port, there], [there, owner.port]):
+        asked.clear()
+        with pytest.raises(BrokerUnavailable):
+            await on_thread(pulse.renew, others, "w", LEASE_S, b"again")
+        assert asked == beat
+    assert await broker._link.call(b"GET", THREE[1].card("w")) == b"again"
+    owner.start()
+    cluster.hold_failovers(is_held=False)
+    await on_thread(cluster.settle)
+    pulse.close()
+
+
+async def test_a_node_that_hangs_costs_one_timeout_and_the_others_go_on(cluster):
+    """It takes connections and answers nothing: until it is heard of, what is for it fails at once.
+
+    Breaks when each command waits for its own timeout, `written` waits for that node's connection as well, or a start
+    mark that cannot leave is taken for one that has left.
+    """
+    broker = Broker(Endpoint(cluster.url), Keys(), 0.3)
+    lost, others = THREE[0], [THREE[0], *(Keys().queue(queue_in(0, 16384 // MASTERS, stem)) for stem in ("a", "b"))]
+    for keys in (*others, THREE[1]):
+        await broker.register(keys, "w", LEASE_S)
+    owner = cluster.owner(slot_of(lost.name))
+    cluster.hold_failovers()
+    os.kill(owner.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(BrokerUnavailable):
+            await broker.length(lost, 0)
+        for keys in others:
+            reply = broker._link.call(b"LLEN", keys.main)
+            assert reply.done()
+            with pytest.raises(BrokerUnavailable, match="does not answer"):
+                await reply
+        with pytest.raises(BrokerUnavailable):
+            broker.start(lost, "w", ["a"])
+        marked = broker.start(THREE[1], "w", ["a"])
+        await broker.written()
+        assert await marked
+        claim = await broker.claim([*others, THREE[1]], [9, 9, 9, 1], "w", LEASE_S, 1, 1 << 20)
+        assert sorted(claim.missed) == [0, 1, 2]
+    finally:
+        os.kill(owner.pid, signal.SIGCONT)
+        cluster.hold_failovers(is_held=False)
+    assert await insist(broker.length, lost, 0) == 0
     await broker.close()

@@ -312,6 +312,33 @@ async def test_redis_remembers_a_batch_for_longer_than_it_is_sent_again(server, 
         assert client.ttl(sent) > 1190
 
 
+async def test_who_slept_for_longer_than_redis_remembers_does_not_send_again(
+    server, redis_url, new_app, monkeypatch, store
+):
+    """The machine was suspended, or the process frozen, with a batch on its way, and its connection broke meanwhile.
+
+    The event loop's clock need not have counted that. Breaks when the batch goes again: its jobs would run twice.
+    """
+    async with Proxy(server.url) as proxy:
+        app = new_app(proxy.url)
+        job = task_of(app)
+        first = await job.enqueue(1)
+        proxy.swallows = frozenset({"replies"})
+        slept = asyncio.create_task(job.enqueue(2))
+        while len(store(redis_url).everything()) < 2:
+            await asyncio.sleep(0.01)
+        with redis.Redis.from_url(redis_url) as client:
+            client.delete(*client.keys("rqueue:{default}:sent:*"))  # its time is up
+        now = producer_module.elapsed_s
+        monkeypatch.setattr(producer_module, "elapsed_s", lambda: now() + producer_module.SENT_TTL_S)
+        proxy.heal()
+        proxy.cut()
+        with pytest.raises(EnqueueUnknown) as caught:
+            await slept
+        assert [message.id for message in store(redis_url).everything()] == [first.id, *caught.value.ids]
+        await app.close()
+
+
 # --- Redis is away ----------------------------------------------------------------------------------------------------
 
 

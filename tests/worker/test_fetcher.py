@@ -379,3 +379,33 @@ async def test_what_an_audit_finds_may_be_cancelled_too(parts, broker, stored, m
     assert [job.id for job in worker.inflight.of(Phase.HELD)] == ["b"]
     await worker.settler.drained()
     assert "rqueue:{default}:stops" not in await stored(broker)
+
+
+async def test_a_claim_that_renews_an_old_lease_wakes_whoever_starts_jobs(worker, message):
+    """Of a cluster the heart may not reach all nodes, and then it says nothing. Breaks when only the heart wakes."""
+    worker = await worker(concurrency=3)
+    await worker.push(message("j"))
+    await worker.fetcher.tick()
+    worker.inflight.signals.execute.clear()
+    await worker.fetcher._claim(1)
+    assert not worker.inflight.signals.execute.is_set()
+    worker.lease._renewed_s = worker.lease.starts_until_s = -1e9
+    await worker.fetcher._claim(1)
+    assert worker.lease.may_start()
+    assert worker.inflight.signals.execute.is_set()
+
+
+async def test_a_queue_that_claims_do_not_reach_is_looked_at_only_after_one(worker, message):
+    """Its lease may have run out, and what an audit finds is started at once. Breaks when the audit comes first."""
+    worker = await worker(concurrency=3)
+    await worker.push(message("j"))
+    await worker.fetcher.tick()
+    (keys,) = worker.queues
+    worker.fetcher._note_missed([keys], BrokerUnavailable("away"))
+    assert held(worker) == []
+    await worker.fetcher.audit()
+    assert held(worker) == []
+    await worker.fetcher._claim(1)
+    assert worker.fetcher._is_unsure
+    await worker.fetcher.audit()
+    assert held(worker) == ["j"]

@@ -365,6 +365,25 @@ async def test_a_move_whose_reply_is_lost_is_one_move(worker, transferring, brok
     assert b"j" not in (await stored(broker)).get("rqueue:{default}:jobs", set())
 
 
+async def test_a_job_whose_other_queue_is_away_waits_here_and_holds_up_nobody(worker, transferring, broker, stored):
+    """Its node is away, or nobody there confirms what is stored. Breaks when it keeps its lane until that ends: a few
+    such jobs, and nothing of this queue is settled. It goes on under its token: it may be there already.
+    """
+
+    async def away(*_):
+        raise BrokerUnavailable("away")
+
+    real, broker.enqueue = broker.enqueue, away
+    job = await transferring()
+    async with asyncio.timeout(10):
+        await worker.settler.drained()
+    found = await stored(broker)
+    assert found[worker.keys.messages.decode()] == {b"j": job.message.raw}
+    assert b"t0k3n" in job.message.raw
+    assert found["rqueue:{default}:jobs"] == {b"j"}
+    broker.enqueue = real
+
+
 async def test_a_move_that_another_worker_repeats_is_one_move(worker, transferring, broker, held_in, log):
     """The first died, or stood still, between the two steps."""
     real = broker.move
