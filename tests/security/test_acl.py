@@ -197,7 +197,8 @@ FORBIDDEN = {
     "producer": [
         "LRANGE rqueue:{default} 0 -1", "RPOP rqueue:{default}", "BRPOPLPUSH rqueue:{default} rqueue:{default}:p1 1",
         "SET rqueue:{default}:result:x forged", "GET rqueue:{default}:processing:w",
-        "HGETALL rqueue:{default}:dead:letters",
+        "HGETALL rqueue:{default}:dead:letters", "HGET rqueue:{default}:dead:letters x",
+        "HGET rqueue:{default}:scheduled:messages x", "DEL rqueue:{default}", "DEL rqueue:{default}:jobs",
         "HGET rqueue:{default}:periodic:entries x", "HSET rqueue:{default}:periodic:entries x y",
         "ZADD rqueue:{default}:workers 1 w", "PUBLISH rqueue:control x", "SUBSCRIBE rqueue:control",
         "HSET rqueue:paused all 1",
