@@ -115,8 +115,10 @@ def show(
     for name, value in _shown(found).items():
         typer.echo(printable(f"{name}: {value}"))
     if found.letter.failure is not None and found.letter.failure.traceback:
-        typer.echo(f"traceback:\n{found.letter.failure.traceback.rstrip()}")
-    typer.echo(f"message: {found.letter.raw.decode('utf-8', 'backslashreplace')}")
+        typer.echo("traceback:")
+        for line in found.letter.failure.traceback.rstrip().split("\n"):
+            typer.echo(printable(line))
+    typer.echo(printable(f"message: {found.letter.raw.decode('utf-8', 'backslashreplace')}"))
 
 
 @commands.command(epilog=MEANINGS)
@@ -250,6 +252,8 @@ def _masked(dead: DeadLetter, tasks: Registry) -> DeadLetter:
         return dead
     message = dead.opened or Message.parse(letter.raw)
     fields = {name: codec.dumps(value) if value else None for name, value in zip(_VALUES, shown, strict=True)}
+    if call.history:
+        fields["history"] = codec.dumps([[at, scrubbed(text, given, shown)] for at, text in call.history])
     raw = Message.build(message.header, message.body).rewritten(fields).raw
     failure = letter.failure
     if failure is not None:

@@ -9,7 +9,7 @@ import typer
 
 from rqueue.app import RQueue
 from rqueue.cli.exits import Code
-from rqueue.cli.output import fail, run, show_json
+from rqueue.cli.output import fail, printable, run, show_json
 from rqueue.client.inspector import TIMEOUT_S, Inspector, Replies
 from rqueue.wire.control import Answer
 
@@ -45,7 +45,8 @@ def ask(
         show_json({"answers": [_document(each) for each in replies.answers], "silent": list(replies.silent)})
     else:
         for answer in replies.answers:
-            typer.echo(f"{answer.worker}: {_text(answer)}")
+            for line in f"{answer.worker}: {_text(answer)}".split("\n"):
+                typer.echo(printable(line))  # anybody may have answered
     _end(client, replies, timeout)
 
 

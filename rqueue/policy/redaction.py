@@ -6,6 +6,7 @@ It hides what is shown, never what is stored or run.
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -64,13 +65,21 @@ def scrubbed(text: str, before: Sequence[Any], after: Sequence[Any]) -> str:
         before, after: the values, and what :func:`redacted` made of them.
     """
     for secret in sorted(_hidden(before, after), key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
+        text = _without(text, secret)
     return text
 
 
 def shown_value(value: Any) -> Any:
     """A value as it may be shown, without what stands in it under a secret's name."""
     return _inside(value, ())
+
+
+def _without(text: str, secret: str) -> str:
+    text = text.replace(secret, HIDDEN)
+    for length in range(min(len(secret) - 1, len(text)), _SHORTEST - 1, -1):
+        if text.endswith(secret[:length]):  # errors are cut to a length
+            return text[:-length] + HIDDEN
+    return text
 
 
 def _hidden(before: Any, after: Any) -> set[str]:
@@ -89,7 +98,10 @@ def _texts(value: Any) -> set[str]:
         return set().union(*map(_texts, value.values()))
     if isinstance(value, list | tuple):
         return set().union(*map(_texts, value))
-    return {str(value)}
+    if isinstance(value, bytes):
+        return {value.decode("utf-8", "backslashreplace"), repr(value)[2:-1]}
+    text = str(value)
+    return {text, repr(text)[1:-1], json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}
 
 
 def _names(parameters: inspect.Signature | None, count: int) -> list[str | None]:

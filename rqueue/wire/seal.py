@@ -31,12 +31,13 @@ SCHEDULE: Final = b"schedule"
 CONTROL: Final = b"control"
 
 _ANY_ID: Final = "*"
+_NO_NAME: Final = ""  # the place's, where it is good under each id: no job has it, and one may be called *
 _SIGNED = re.compile(rb',"signed":"(\*?)([0-9a-f]{8})\.([A-Za-z0-9_-]{43})"\}\Z')
 _SIGNED_BYTES: Final = 72
 _SEALED = re.compile(r"(\*?)([0-9a-f]{8})\.([A-Za-z0-9_-]+)\Z")
 _SALT_BYTES: Final = 16
 _NONCE_BYTES: Final = 12
-_BY_SCRIPTS: Final = ({"state", "dropped"}, {"state", "moved"})
+_BY_SCRIPTS = re.compile(rb'\{"state":"(?:[A-Z]{1,16}","dropped":true|RETRY","moved":"[A-Za-z0-9._-]{1,64}")\}\Z')
 """What scripts write of a job's end by themselves where Redis is full: it carries no value, and has no seal."""
 
 
@@ -66,7 +67,8 @@ class Place(NamedTuple):
 
     def encode(self) -> bytes:
         """What goes before the bytes that are signed; no part of it can hold a NUL."""
-        return b"rqueue 1\0%b\0%b\0%b\0" % (self.kind, self.queue, self.name.encode())
+        name = self.name.encode("utf-8", "surrogateescape")  # it may be anybody's bytes
+        return b"rqueue 1\0%b\0%b\0%b\0" % (self.kind, self.queue, name)
 
 
 class Keyring:
@@ -149,7 +151,7 @@ class Keyring:
             any_name: it is good under every name there.
         """
         mark = _ANY_ID if any_name else ""
-        place = place._replace(name=_ANY_ID) if any_name else place
+        place = place._replace(name=_NO_NAME) if any_name else place
         if not self._encryption:
             key = self._signing[0]
             mac = _text(hmac.digest(key.secret, place.encode() + body, "sha256"))
@@ -176,13 +178,13 @@ class Keyring:
         sealed = fields.pop("sealed", None) if isinstance(fields, dict) else None
         if sealed is not None:
             return self._decrypted(place, fields, sealed)
-        if self.allow_unsigned or (place.kind == RECORD and isinstance(fields, dict) and fields.keys() in _BY_SCRIPTS):
+        if self.allow_unsigned or (place.kind == RECORD and _BY_SCRIPTS.match(stored) is not None):
             return stored
         raise NotAuthentic("it is not signed, and allow_unsigned is off")
 
     def _verified(self, place: Place, body: bytes, mark: bytes, key_id: bytes, mac: bytes) -> bytes:
         secret = self._secret(b"sign", key_id.decode())
-        place = place._replace(name=_ANY_ID) if mark else place
+        place = _marked(place) if mark else place
         if not hmac.compare_digest(_text(hmac.digest(secret, place.encode() + body, "sha256")), mac):
             raise NotAuthentic("its signature is wrong: it was changed, or made for another place")
         return body
@@ -192,17 +194,17 @@ class Keyring:
         if found is None:
             raise NotAuthentic("it is sealed in a way that is not known here")
         secret = self._secret(b"encrypt", found[2])
-        place = place._replace(name=_ANY_ID) if found[1] else place
+        place = _marked(place) if found[1] else place
         try:
-            data = _bytes(found[3])
-        except ValueError:
+            data, outside = _bytes(found[3]), orjson.dumps(shown)
+        except (ValueError, TypeError):  # it is nested deeper than JSON is written
             data = b""
         if _text(data) != found[3].encode():
             raise NotAuthentic("it is sealed in a way that is not known here")  # or two texts would be the same seal
         salt, nonce = data[:_SALT_BYTES], data[_SALT_BYTES : _SALT_BYTES + _NONCE_BYTES]
         try:
             opened: bytes = self._aead(_one_time(secret, salt)).decrypt(
-                nonce, data[_SALT_BYTES + _NONCE_BYTES :], place.encode() + orjson.dumps(shown)
+                nonce, data[_SALT_BYTES + _NONCE_BYTES :], place.encode() + outside
             )
         except (self._tampered, ValueError):
             raise NotAuthentic("it cannot be decrypted: it was changed, or made for another place") from None
@@ -322,10 +324,14 @@ def open_letter(keyring: Keyring | None, queue: bytes, letter: Letter) -> Letter
     failure = letter.failure
     if keyring is None or failure is None or not failure.message.startswith('{"sealed":'):
         return letter
+    given = failure.message.encode()
     try:
-        told = orjson.loads(keyring.open(Place(LETTER, queue, letter.id), failure.message.encode()))
+        body = keyring.open(Place(LETTER, queue, letter.id), given)
     except NotAuthentic:
         return letter
+    if body is given:
+        return letter  # it only looks like one, and what has no seal is allowed
+    told = orjson.loads(body)
     return replace(letter, failure=Failure(failure.type, told["message"], told["traceback"]))
 
 
@@ -355,6 +361,13 @@ def open_request(keyring: Keyring | None, channel: bytes, said: bytes) -> bytes:
         NotAuthentic: none of the keys made it.
     """
     return said if keyring is None else keyring.open(Place(CONTROL, channel, "-"), said)
+
+
+def _marked(place: Place) -> Place:
+    """Where a seal is good that is marked to be good under each id: only calls are sealed so."""
+    if place.kind != JOB:
+        raise NotAuthentic("it is sealed in a way that is not known here")
+    return place._replace(name=_NO_NAME)
 
 
 def _keys(option: str, given: Iterable[str | bytes]) -> tuple[bytes, ...]:

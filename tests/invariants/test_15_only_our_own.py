@@ -8,6 +8,7 @@ without its queue or its id, and with a `Ticker` that reads schedules as they st
 import asyncio
 import base64
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -122,6 +123,16 @@ async def test_what_is_not_ours_is_a_dead_letter_and_its_neighbours_run(app, cal
         assert (letter.reason, letter.raw, letter.failure.type) == ("not authentic", raw, "NotAuthentic")
 
 
+async def test_what_is_nested_too_deeply_to_be_checked_stops_nothing(app, call, main, kind):
+    deep, key = b"[" * 600 + b"]" * 600, re.search(r"[0-9a-f]{8}", repr(app.keyring))[0].encode()
+    async with app:
+        await call("LPUSH", main, b'1 - 0 0 0 bad {"task":"pay","x":%b,"sealed":"%b.%b"}' % (deep, key, b"A" * 80))
+        job = await app.pay.enqueue("after")
+        await drained(app)
+        assert await job.result(5) == {"paid": "after"}
+        assert (await letters(app))["bad"].reason == "not authentic"
+
+
 async def test_a_job_of_ours_under_another_id_or_in_another_queue_is_refused(app, call, main):
     async with app:
         await app.pay.options(job_id="mine").enqueue("mine")
@@ -224,9 +235,10 @@ async def test_a_workers_result_cannot_be_forged_or_swapped(app, call):
         await call("COPY", keys.result(first.id), keys.result(second.id), "REPLACE")
         with pytest.raises(NotAuthentic):
             await second.result(5)
-        await call("SET", keys.result(first.id), b'{"state":"SUCCESS","result":"forged"}')
-        with pytest.raises(NotAuthentic):
-            await first.result(5)
+        for forged in (b'{"state":"SUCCESS","result":"forged"}', b'{"state":"SUCCESS","dropped":false}'):
+            await call("SET", keys.result(first.id), forged)
+            with pytest.raises(NotAuthentic):
+                await first.result(5)
         with pytest.raises(NotAuthentic):
             await first.info()
 
@@ -262,6 +274,17 @@ async def test_schedules_are_sealed_and_a_planted_one_does_not_tick(app, call, l
         assert (await app.schedules.pause("ours")).is_paused
         await drained(app)
         assert await job.result(5) == {"paid": "tick"}
+
+
+async def test_a_schedule_with_anybodys_bytes_for_a_name_stops_no_other(app, call):
+    keys = app.keys.queue("default")
+    async with app, moving_clock(app) as clock:
+        await app.schedules.add(every(minutes=1), app.pay, name="ours", args=["tick"])
+        await call("HSET", keys.entries, b"\xff", await call("HGET", keys.entries, "ours"))
+        async with app.worker() as worker:
+            await clock.move(61)
+            await worker.drain()
+        assert app.calls == ["tick"]
 
 
 async def test_the_codes_schedule_takes_the_place_of_a_planted_one(app, call):

@@ -1,6 +1,7 @@
 """redaction: what names speak of secrets is hidden, wherever it stands, and nothing else."""
 
 import inspect
+import json
 
 import pytest
 
@@ -71,3 +72,15 @@ def test_texts_lose_what_was_hidden():
     text = "ann: hunter22 is not tok-1 or 123456; 7, 42"
     assert scrubbed(text, before, after) == f"ann: {HIDDEN} is not {HIDDEN} or {HIDDEN}; 7, 42"
     assert scrubbed("nothing", before, after) == "nothing"
+
+
+def test_texts_lose_it_however_it_is_written_and_where_they_were_cut():
+    secret = 'it\'s \\ "so"\n'
+    before = ([secret, b"\xffbytes"], {})
+    after = redacted(*before, ("user", "password"), LOGIN)
+    for text in (secret, repr(secret), json.dumps(secret), str(KeyError(secret)), repr([b"\xffbytes"])):
+        found = scrubbed(f"a {text} z", before, after)
+        assert HIDDEN in found
+        assert not [part for part in ("it", "so", "bytes") if part in found]
+    assert scrubbed("wrong: it's \\ ", before, after) == f"wrong: {HIDDEN}"
+    assert scrubbed("that's it", before, after) == "that's it"

@@ -14,8 +14,11 @@ from typer.testing import CliRunner
 from rqueue import BrokerError, RQueue, every
 from rqueue.cli.program import program
 from rqueue.client.admin import Admin
+from rqueue.client.checkup.doctor import Doctor
 from rqueue.client.inspector import Inspector
 from rqueue.embedded import EmbeddedServer
+from rqueue.wire.message import Message
+from rqueue.worker.reaper import for_operators
 
 DOCS = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
 USERS = dict(re.findall(r"<!-- acl: (\w+) -->\n```\n(.*)\n```", DOCS))
@@ -161,11 +164,41 @@ async def test_what_an_operator_does(producer, worker_app, root, url):
     assert refused(root) == []
 
 
+async def test_the_doctor_looks_and_fixes_as_a_worker_with_what_its_page_names(worker_app, root, url):
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    told = re.search(r"An ACL for it needs `([^`]*)` beside\s+what a \[worker\]", page)
+    assert told is not None
+    root.execute_command("ACL", "SETUSER", "rqueue-worker", *told[1].split())
+    keys, broker = worker_app.keys.queue("default"), worker_app.session().broker
+    held, late = await worker_app.add.enqueue(1), await worker_app.add.options(countdown=60).enqueue(2)
+    for worker in ("lost", "orphan"):
+        await broker.register(keys, worker, 15)
+    root.rpoplpush(keys.main, keys.processing("lost"))
+    root.zadd(keys.workers, {"lost": 1})
+    root.zrem(keys.workers, "orphan")
+    root.lpush(keys.processing("orphan"), '1 - 0 0 0 other {"task":"add","args":[3]}')
+    root.sadd(keys.started("gone"), "x")
+    root.hset(keys.unique, "lock", "gone 0")
+    root.zadd(keys.stops, {"job:gone": 0})
+    root.hset(keys.letters, "dead", '{"id":"dead","reason":"failed"}\n{}')
+    root.zadd(keys.dead, {"dead": 1})
+    root.set(keys.throttle("kept"), 1)
+    root.delete("rqueue:queues")
+    doctor = Doctor(worker_app, heartbeat_s=0.01)
+    done = await doctor.fix(await doctor.examine(), for_operators(worker_app, doctor.queues).reap)
+    fixed = {"orphans", "lost workers", "expiry", "unknown queues", "locks"}
+    assert {finding.check for finding in done if finding.fixed} >= fixed
+    assert {Message.id_of(raw) for raw in root.lrange(keys.main, 0, -1)} == {held.id, "other"}
+    assert root.hkeys(keys.messages) == [late.id.encode()]
+    assert refused(root) == []
+
+
 FORBIDDEN = {
     "producer": [
         "LRANGE rqueue:{default} 0 -1", "RPOP rqueue:{default}", "BRPOPLPUSH rqueue:{default} rqueue:{default}:p1 1",
         "SET rqueue:{default}:result:x forged", "GET rqueue:{default}:processing:w",
-        "HGETALL rqueue:{default}:dead:letters",
+        "HGETALL rqueue:{default}:dead:letters", "HGET rqueue:{default}:dead:letters x",
+        "HGET rqueue:{default}:scheduled:messages x", "DEL rqueue:{default}", "DEL rqueue:{default}:jobs",
         "HGET rqueue:{default}:periodic:entries x", "HSET rqueue:{default}:periodic:entries x y",
         "ZADD rqueue:{default}:workers 1 w", "PUBLISH rqueue:control x", "SUBSCRIBE rqueue:control",
         "HSET rqueue:paused all 1",

@@ -23,6 +23,7 @@ import rqueue
 from rqueue import BrokerUnavailable, RQueue, every
 from rqueue.broker.endpoint import Endpoint, redacted
 from rqueue.cli.program import program
+from rqueue.client.checkup.doctor import Doctor
 from rqueue.client.inspector import Inspector
 from rqueue.errors import ConfigError
 from rqueue.log import LOGGER, JsonFormatter, TextFormatter
@@ -154,6 +155,60 @@ async def test_hidden_arguments_are_in_no_log_and_no_answer(redis_url, logged, m
     assert shown in str(active)
     assert hidden not in logged.getvalue()
     assert "bad [hidden] [hidden] [hidden] for visible-value" in logged.getvalue()
+
+
+async def test_no_command_shows_what_errors_quote_of_hidden_arguments(redis_url, logged, monkeypatch, tmp_path):
+    """As they are, as Python writes them, and in the errors of earlier runs."""
+    app, secret = RQueue(redis_url), "hidden-22'\\-\"hidden-33\n-hidden-44"
+    parts = ("hidden-22", "hidden-33", "hidden-44")
+
+    @app.task(name="login", autoretry_for=(KeyError, ValueError), max_retries=1, default_retry_delay=0, bind=True)
+    async def login(self, password, cookie):
+        raise ValueError(f"wrong: {password}") if self.request.retries else KeyError(password, cookie)
+
+    async with app:
+        job = await login.enqueue(secret, {"k": b"hidden-33"})
+        async with app.worker() as worker:
+            await worker.drain(scheduled=True)
+        told = [str(await Doctor(app, heartbeat_s=0.01).examine())]
+        await app.session().broker._link.call(
+            "LPUSH", app.keys.queue("default").main, '{"task":"login","args":"hidden-22"}'
+        )
+        told.append(str(await Doctor(app, heartbeat_s=0.01).examine()))
+    assert "login: ValueError" in told[0]
+    assert "'args' must be a list" in told[1]
+    (tmp_path / "store.py").write_text(
+        f"from rqueue import RQueue\napp = RQueue({redis_url!r})\n"
+        "@app.task(name='login')\nasync def login(password, cookie): ...\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for command in (
+        ["dead", "list"],
+        ["dead", "list", "--json"],
+        ["dead", "show", job.id, "--json"],
+        ["dead", "show", job.id],
+    ):
+        done = await asyncio.to_thread(CliRunner().invoke, program, [*command, "-A", "store:app"])
+        told.append(done.output)
+    assert "wrong: [hidden]" in told[-1]
+    assert "KeyError: " in told[-1]
+    assert [(part, text) for part in parts for text in (*told, logged.getvalue()) if part in text] == []
+
+
+async def test_what_strangers_wrote_commands_no_terminal(redis_url):
+    async with RQueue(redis_url) as app:
+        keys = app.keys.queue("default")
+        head = json.dumps(
+            {"id": "x", "reason": "failed", "error": {"type": "E", "message": "m"}, "traceback": "a\x1b[2J\nb"}
+        )
+        call = app.session().broker._link.call
+        await call("HSET", keys.letters, "x", f"{head}\n\x1b]0;owned\x07")
+        await call("ZADD", keys.dead, 1, "x")
+        await call("SADD", app.keys.queues, "default")
+    done = await asyncio.to_thread(CliRunner().invoke, program, ["dead", "show", "x", "--url", redis_url])
+    assert done.exit_code == 0
+    assert "\x1b" not in done.output
+    assert "\\x1b[2J\nb\n" in done.output
 
 
 def test_a_name_that_is_no_parameter_is_refused():

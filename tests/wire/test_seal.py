@@ -18,12 +18,14 @@ from rqueue.wire.record import Failure, Letter
 from rqueue.wire.seal import (
     JOB,
     RECORD,
+    SCHEDULE,
     Keyring,
     Place,
     as_far_as_known,
     as_trusted,
     open_letter,
     open_record,
+    open_schedule,
     opened,
     seal_letter,
     seal_record,
@@ -153,6 +155,41 @@ def test_nobody_can_make_a_seal_good_for_every_id(ring):
         opened(ring, Message.parse(raw), QUEUE)
 
 
+@both
+def test_not_even_of_a_job_whose_id_is_a_star(ring):
+    for kind in (JOB, RECORD):
+        made = ring.seal(Place(kind, QUEUE, "*"), b'{"state":"SUCCESS","result":1}')
+        assert ring.open(Place(kind, QUEUE, "*"), made)
+        for field in (b'"signed":"', b'"sealed":"'):
+            made = made.replace(field, field + b"*")
+        for name in ("order-18", "*"):
+            with pytest.raises(NotAuthentic):
+                ring.open(Place(kind, QUEUE, name), made)
+
+
+@both
+def test_what_is_good_for_every_id_is_a_job(ring):
+    made = ring.seal(Place(RECORD, QUEUE, ""), b'{"state":"REVOKED"}', any_name=True)
+    with pytest.raises(NotAuthentic):
+        ring.open(Place(RECORD, QUEUE, "order-17"), made)
+
+
+@both
+def test_however_deep_it_is_nested_it_is_refused(ring):
+    nested = b"[" * 600 + b"]" * 600
+    for raw in (stored(ENCRYPTS), stored(SIGNS)):
+        changed = raw.replace(b'"task":', b'"deep":' + nested + b',"task":')
+        with pytest.raises(NotAuthentic):
+            opened(ring, Message.parse(changed), QUEUE)
+
+
+@both
+def test_a_name_may_be_anybodys_bytes(ring):
+    made = ring.seal(Place(SCHEDULE, QUEUE, "nightly"), b'{"v":1}')
+    with pytest.raises(NotAuthentic):
+        open_schedule(ring, QUEUE, b"\xff".decode("utf-8", "surrogateescape"), made)
+
+
 def test_the_first_key_seals_and_all_open():
     for made, kind in ((SIGNS, "signing"), (ENCRYPTS, "encryption")):
         both_keys = Keyring(**{kind: [NEW, OLD]})
@@ -204,8 +241,15 @@ def test_records_say_their_state_and_keep_their_value(ring):
         open_record(ring, QUEUE, "order-17", data.replace(b"SUCCESS", b"FAILURE"))
     for by_script in (b'{"state":"FAILURE","dropped":true}', b'{"state":"RETRY","moved":"sms"}'):
         assert open_record(ring, QUEUE, "order-17", by_script) == by_script
-    with pytest.raises(NotAuthentic):
-        open_record(ring, QUEUE, "order-17", b'{"state":"SUCCESS","result":1}')
+    for forged in (
+        b'{"state":"SUCCESS","result":1}',
+        b'{"state":"SUCCESS","dropped":false}',
+        b'{"state":"SUCCESS","moved":"sms"}',
+        b'{"state":"RETRY","moved":["sms"]}',
+        b'{"state":"FAILURE","dropped":true} ',
+    ):
+        with pytest.raises(NotAuthentic):
+            open_record(ring, QUEUE, "order-17", forged)
 
 
 def test_an_encrypted_messages_error_is_encrypted_too():
@@ -216,6 +260,13 @@ def test_an_encrypted_messages_error_is_encrypted_too():
     assert open_letter(ENCRYPTS, QUEUE, kept) == letter
     assert open_letter(Keyring(encryption=[OTHER]), QUEUE, kept) == kept
     assert seal_letter(SIGNS, QUEUE, letter) == letter
+
+
+@pytest.mark.parametrize("text", ['{"sealed":', '{"sealed":null}', '{"sealed":null,"message":1,"traceback":2}'])
+def test_a_letters_error_that_only_looks_sealed_is_shown_as_it_stands(text):
+    letter = Letter("1", "failed", RAW, "tasks.pay", Failure("ValueError", text))
+    for ring in (SIGNS, ENCRYPTS, Keyring([OLD], allow_unsigned=True)):
+        assert open_letter(ring, QUEUE, letter) == letter
 
 
 # Keys

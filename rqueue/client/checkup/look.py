@@ -59,10 +59,20 @@ class Seen:
     @property
     def call(self) -> Call | None:
         """What it asks for; None when it cannot be read."""
+        found = self._read()
+        return found if isinstance(found, Call) else None
+
+    @property
+    def fault(self) -> str:
+        """Why it cannot be read, without any of it; '' where it can."""
+        found = self._read()
+        return "" if isinstance(found, Call) else str(found)
+
+    def _read(self) -> Call | MalformedMessage:
         try:
             return Call.decode(Message.parse(self.raw).body, is_glance=True)
-        except MalformedMessage:
-            return None
+        except MalformedMessage as exc:
+            return exc
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from rqueue.client.checkup.census import Census
 from rqueue.client.checkup.finding import Finding, Level, Remedy
 from rqueue.client.checkup.look import LATE_MS, Look, Registered
 from rqueue.client.checkup.server import apart
-from rqueue.client.letters import error_of
 
 _OLD_S, _VERY_OLD_S = 600, 3600
 _REAPED_AFTER: Final = 4  # heartbeats: two looks, a search, and one to spare
@@ -207,7 +206,8 @@ def dead_letters(look: Look, around: Surroundings) -> Findings:
     """What has failed for good."""
     if not look.sizes.dead:
         return
-    kinds = Counter((letter.task or "?", error_of(letter) or letter.reason) for letter in look.letters)
+    # Not the errors' texts, which may quote arguments.
+    kinds = Counter((each.task or "?", each.failure.type if each.failure else each.reason) for each in look.letters)
     newest = "; ".join(f"{count} of {task}: {why[:80]}" for (task, why), count in kinds.most_common(_NAMED))
     text = f"{look.sizes.dead:,} dead letter(s), {look.count('died'):,} of the last hour; the newest: {newest}"
     is_full = look.sizes.dead >= 0.9 * around.dead_max
@@ -220,16 +220,16 @@ def dead_letters(look: Look, around: Surroundings) -> Findings:
 def unreadable(look: Look, around: Surroundings) -> Findings:
     """Messages that will not run."""
     name = look.keys.name
-    bad = [seen.raw for seen in look.sample if seen.call is None]
+    bad = [seen for seen in look.sample if seen.call is None]
     if look.sample and not bad:
         yield Finding("unreadable", Level.OK, f"{len(look.sample)} message(s) looked at, all of version 1", name)
-    newer = [raw for raw in bad if _version_of(raw)]
+    newer = [version for seen in bad if (version := _version_of(seen.raw))]
     if newer:
-        text = f"{len(newer)} of {len(look.sample)} messages are of version {_version_of(newer[0])} of the wire format"
+        text = f"{len(newer)} of {len(look.sample)} messages are of version {newer[0]} of the wire format"
         yield Finding("unreadable", Level.WARNING, text, name, "upgrade rqueue here and in the workers")
-    if others := [raw for raw in bad if not _version_of(raw)]:
+    if others := [seen for seen in bad if not _version_of(seen.raw)]:
         text = (
-            f"{len(others)} of {len(look.sample)} messages cannot be read, and will be dead letters: {others[0][:40]!r}"
+            f"{len(others)} of {len(look.sample)} messages cannot be read, and will be dead letters: {others[0].fault}"
         )
         yield Finding("unreadable", Level.WARNING, text, name, "find who pushes them; see docs/wire-format.md")
     if around.tasks:
