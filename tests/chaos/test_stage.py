@@ -34,6 +34,14 @@ async def test_its_chances_come_from_its_seed(stage, tmp_path):
         assert again.chance.random() == first != other.chance.random()
 
 
+async def test_a_pick_takes_one_chance_of_however_many(tmp_path):
+    """How many processes live at a moment is no matter of the seed; what is done later must not hang on it."""
+    async with Stage(tmp_path / "one", "7") as one, Stage(tmp_path / "two", "7") as two:
+        assert one.pick("a") == "a"
+        assert two.pick("abcdefg") in "abcdefg"
+        assert one.chance.random() == two.chance.random()
+
+
 async def test_what_does_not_come_is_said(stage):
     with pytest.raises(NoRest, match="the rain"):
         await stage.until(lambda: False, 0.0, "the rain")
