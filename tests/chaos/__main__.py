@@ -38,7 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
 def play(scenario: Scenario, share_s: float, seed: str) -> Outcome:
     """Play one in a directory of its own, which stays when something is broken."""
     directory = Path(tempfile.mkdtemp(prefix="rqueue-chaos-"))
-    outcome = run_one(scenario, max(share_s, scenario.least_s), seed, directory / "stage")
+    try:
+        outcome = run_one(scenario, max(share_s, scenario.least_s), seed, directory / "stage")
+    except (KeyboardInterrupt, SystemExit):
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
     say(report.line(outcome))
     if outcome.has_passed:
         shutil.rmtree(directory, ignore_errors=True)
@@ -64,4 +68,7 @@ def say(text: str) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # also then no process is left behind
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # all processes are ended, and what is half done says nothing
+        sys.exit(128 + signal.SIGINT)

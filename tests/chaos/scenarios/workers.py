@@ -46,9 +46,19 @@ async def keep_killing(stage: Stage, seconds: float) -> None:
         await asyncio.sleep(stage.chance.uniform(0.5, 2.5))
 
 
-def is_caught_up(stage: Stage) -> bool:
-    """True when the backlog of the start is done: what is cut off would have to wait behind it."""
-    return stage.store is not None and stage.store.unsettled() < FEW
+async def settle_in(stage: Stage, count: int, seconds: float) -> None:
+    """Return when so many processes work and have done the backlog of the start, but after so many seconds anyway.
+
+    What is cut off before that has to wait, for a process or behind the backlog; that is no matter of its recovery.
+    """
+    assert stage.store is not None
+    over, store = time.monotonic() + seconds, stage.store
+
+    def is_caught_up() -> bool:
+        return time.monotonic() > over or (len(stage.busy()) >= count and store.unsettled() < FEW)
+
+    await stage.first_jobs()
+    await stage.until(is_caught_up, seconds + 1.0)
 
 
 async def kills(stage: Stage, seconds: float) -> None:
@@ -56,7 +66,7 @@ async def kills(stage: Stage, seconds: float) -> None:
     stage.work(*TRIO)
     stage.work(*TRIO)
     stage.produce(rate=40, seconds=LONG_S)
-    await stage.until(lambda: len(stage.busy()) == 6 and is_caught_up(stage), what="six processes that keep up")
+    await settle_in(stage, 6, seconds)
     await keep_killing(stage, seconds)
 
 
@@ -117,7 +127,7 @@ async def recycling(stage: Stage, seconds: float) -> None:
     stage.work("--autoscale", "16,2")
     stage.work("--pool", "prefork", "--autoscale", "3,1", "--max-tasks-per-child", "100")
     stage.produce(rate=40, seconds=LONG_S)
-    await stage.first_jobs()
+    await settle_in(stage, 4, seconds)
     await keep_killing(stage, seconds)
 
 
