@@ -25,6 +25,7 @@ class Fault:
             from the end. None: there is nothing to recover from.
         cause: the mark of the job that did it, if one did: it is not the others' recovery.
         charges: what it cut has cost a worker, and may be a dead letter at the third time.
+        hides: what it hit may end meanwhile, and nobody hears of it in time: it is cut off all the same.
         settle_s: what had ended so long before its begin counts as in flight.
         forgets_s: Redis may forget what it confirmed so long before the begin. What it was told of ends it may forget
             as well: `settle_s` should be as long then.
@@ -36,6 +37,7 @@ class Fault:
     heals: Literal["again", "working"] | None = None
     cause: str = ""
     charges: bool = True
+    hides: bool = False
     settle_s: float = SETTLE_S
     forgets_s: float = 0.0
     began: float = field(default=0.0, init=False)
@@ -58,7 +60,9 @@ class Fault:
         return run.began <= self.ended and (run.ended is None or run.ended >= self.began - self.settle_s)
 
     def cut(self, run: Run) -> bool:
-        """True for a run that it hit and that did not end before the fault was over, if ever."""
+        """True for a run that it hit and that did not end, so that anybody heard of it, before the fault was over."""
+        if self.hides and self.hit(run):
+            return run.ended is None or run.ended > self.began
         return self.hit(run) and (run.ended is None or run.ended > self.ended)
 
     def may_forget(self, sent: Sent) -> bool:

@@ -34,6 +34,12 @@ def test_a_frozen_process_s_late_end_was_in_flight():
     assert not fault(ended=15.0, pids={8}).hit(Run("m", 8, "b", 15.1, 15.2)), "begun when it went on: no excuse"
 
 
+def test_what_ends_while_nobody_hears_of_it_is_cut_off():
+    ends = (9.9, 10.05, None)
+    runs = [Run("m", 8, "a", 9.0, end) for end in ends]
+    assert [fault(pids={8}, hides=True).cut(run) for run in runs] == [False, True, True]
+
+
 def test_a_fault_of_redis_hits_all_and_one_of_nobody_none():
     run = Run("m", 8, "a", 9.0)
     assert fault(pids=None).hit(run)
