@@ -26,7 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     chosen = [scenario for scenario in SCENARIOS if not given.only or scenario.name in given.only]
     share_s = given.minutes * 60 / len(chosen) - REST_S
+    minutes = sum(max(share_s, scenario.least_s) + REST_S for scenario in chosen) / 60
     say(f"seed {given.seed}: repeat it with CHAOS_SEED={given.seed}")
+    say(f"{len(chosen)} scenarios, about {minutes:.0f} minutes")
     load = os.getloadavg()[0]  # on a machine that has much else to do, recovery takes as long as that lets it
     outcomes = [play(scenario, share_s, given.seed) for scenario in chosen]
     if given.report or not given.only:
@@ -54,7 +56,9 @@ def play(scenario: Scenario, share_s: float, seed: str) -> Outcome:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     names = [scenario.name for scenario in SCENARIOS]
-    parser.add_argument("--minutes", type=float, default=10.0, help="for all scenarios together; each has a minimum")
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, help="for all scenarios together; each has a minimum, 7 minutes in all"
+    )
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help="only these scenarios")
     parser.add_argument("--seed", default=os.environ.get("CHAOS_SEED") or secrets.token_hex(4))
     parser.add_argument("--list", action="store_true", help="say which scenarios there are")

@@ -81,6 +81,7 @@ def test_it_fails_for_what_is_broken_and_writes_the_report(tmp_path, monkeypatch
     assert code == int(is_broken)
     said, written = capsys.readouterr().out, page.read_text()
     assert "CHAOS_SEED=abc" in said
+    assert "1 scenarios, about 10 minutes" in said
     assert "seed `abc`" in written
     assert ("BROKEN" in said, "**BROKEN**" in written) == (is_broken, is_broken)
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from .oracle import Run
 from .stage import NoRest, Stage, descendants, environment, is_alive
 
 
@@ -45,6 +46,13 @@ async def test_a_pick_takes_one_chance_of_however_many(tmp_path):
 async def test_what_does_not_come_is_said(stage):
     with pytest.raises(NoRest, match="the rain"):
         await stage.until(lambda: False, 0.0, "the rain")
+
+
+async def test_a_process_that_does_not_take_up_its_work_again_is_noticed(stage, monkeypatch):
+    """Others do all jobs meanwhile: nothing else would show it."""
+    monkeypatch.setattr(stage, "busy", lambda: [1, 2, 3])
+    stage.oracle.runs["m.1"] = [Run("m.1", 1, "a", 9.0, 9.5), Run("m.1", 1, "b", 10.5), Run("m.1", 2, "c", 9.0)]
+    assert stage.idle_since(10.0) == [2, 3]
 
 
 async def test_workers_that_end_by_themselves_are_noticed(stage):
