@@ -7,6 +7,9 @@ from typing import Final
 LONGEST_PAUSE_S: Final = 30.0
 """A process that dies at once each time is tried twice a minute: whoever mends it does not wait long."""
 
+LONGEST_PAUSE_AT_WORK_S: Final = 1.0
+"""One that had begun to work is soon back: a job that ends its process each time is a dead letter at its third."""
+
 STEADY_S: Final = 10.0
 """A process that has lived so long did not die at once."""
 
@@ -14,13 +17,15 @@ _FIRST_PAUSE_S: Final = 0.5
 _PART: Final = 10  # the successor is started with a tenth of the limit left, at the latest
 
 
-def pause_s(deaths: int) -> float:
+def pause_s(deaths: int, *, has_worked: bool = False) -> float:
     """Seconds until a process is started again.
 
     Args:
         deaths: how many have died at once in a row, this one included; 0 or 1 is no pause.
+        has_worked: the last one had begun to work.
     """
-    return 0.0 if deaths < 2 else min(LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(deaths - 2, 16))
+    longest = LONGEST_PAUSE_AT_WORK_S if has_worked else LONGEST_PAUSE_S
+    return 0.0 if deaths < 2 else min(longest, _FIRST_PAUSE_S * 2.0 ** min(deaths - 2, 16))
 
 
 def is_successor_due(started: int, max_tasks: int, rate: float, startup_s: float) -> bool:

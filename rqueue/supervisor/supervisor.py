@@ -176,7 +176,7 @@ class Supervisor:
         if child.is_standby:
             self._standby_deaths += 1
             deaths = self._standby_deaths
-        pause = pause_s(deaths)
+        pause = pause_s(deaths, has_worked=child.is_ready and not child.is_standby)
         if pause:
             event(logging.WARNING, "process dies at once", **describe(child), times=deaths, restart_in_s=pause)
         if child.is_standby:

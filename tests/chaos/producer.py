@@ -61,6 +61,7 @@ class Call(NamedTuple):
     task: Any
     seconds: float
     countdown: float
+    is_batched: bool
 
 
 class Producer:
@@ -88,7 +89,7 @@ class Producer:
     def _send(self, count: int) -> None:
         calls = [self._call() for _ in range(count)]
         self._log.note(*(("intent", call.mark, call.kind, call.queue, call.countdown) for call in calls))
-        batch = [call for call in calls if self._chance.random() < self._load.batches]
+        batch = [call for call in calls if call.is_batched]
         sends = [self._one(call) for call in calls if call not in batch]
         if batch:
             sends.append(self._many(batch))
@@ -113,7 +114,8 @@ class Producer:
             options["expires"] = EXPIRES_S
         task = self._app.tasks.find("quick" if kind in ("later", "expiring") else kind)
         assert task is not None
-        return Call(mark, kind, queue, task.options(**options), round(chance.uniform(*load.seconds), 4), countdown)
+        seconds, is_batched = round(chance.uniform(*load.seconds), 4), chance.random() < load.batches
+        return Call(mark, kind, queue, task.options(**options), seconds, countdown, is_batched)
 
     async def _one(self, call: Call) -> None:
         mark, queue = call.mark, call.queue

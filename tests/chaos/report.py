@@ -53,6 +53,7 @@ def line(outcome: Outcome) -> str:
     return "\n".join(
         [
             f"{outcome.scenario.name}: {', '.join(cells)}; faults: {counted(verdict.faults) or 'none'}",
+            *([f"  {verdict.struck} of {verdict.aimed} faults cut something off"] if verdict.aimed else []),
             *([f"  enqueueing raised {counted(verdict.errors)}"] if verdict.errors else []),
             *(f"  BROKEN: {text}" for text in verdict.broken),
         ]
@@ -90,6 +91,7 @@ def paragraph(outcome: Outcome) -> str:
     errors = counted(verdict.errors)
     parts = [f"**{scenario.name}**: {scenario.about}. Guaranteed: {scenario.keeps}."]
     parts += [f"Done to it: {faults}."] if faults else []
+    parts += [f"{verdict.struck} of {verdict.aimed} cut something off."] if verdict.aimed else []
     parts += [f"Enqueueing raised: {errors}."] if errors else []
     parts += [f"Redis forgot {verdict.forgotten:,} jobs, as it may."] if verdict.forgotten else []
     parts += [f"Goal for recovery: {scenario.goal_s:g} s."] if scenario.goal_s else []
@@ -117,9 +119,11 @@ logs are files, forced to disk line by line, and Redis has no part in them.
 - **keys left**: keys without a time to live when all is done and the workers have stopped. Dead letters, and the set of
   the queues' names, are meant to stay.
 
-The run fails for each loss, each doubled job that was not in flight, each key left over, each stored result that is not
-its job's or is that of a run that had lost its claim, each job that ran although its enqueue was refused, and for
-workers that do not come to rest.
+The run fails for each loss, each doubled job and each further run that was not in flight, each key left over, each
+result that is missing, not its job's, or that of a run that had lost its claim, each job that has ended well and is a
+dead letter, each job that ran although its enqueue was refused, for a process that does not take up its work again, and
+for workers that do not come to rest. A recovery above its goal does not fail it, since it depends on what else the
+machine has to do; a median of five times the goal does.
 """
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 from .stage import NoRest, Stage
 from .verdict import Verdict
 
+MUCH = 5.0
+"""Recovery that takes so many times its goal is another way of recovery: the lease's end, say."""
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -20,7 +23,7 @@ class Scenario:
         keeps: what is guaranteed meanwhile, in a sentence.
         run: sets the stage and does it, for about so many seconds; the frame does the rest (`Stage.rest`).
         least_s: it shows nothing in less.
-        goal_s: what recovery should take at most.
+        goal_s: what recovery should take at most. A median far above it breaks the run.
         lacks: says what this machine lacks for it, or nothing.
     """
 
@@ -48,21 +51,34 @@ class Outcome:
         return not self.verdict.broken
 
 
+def too_slow(verdict: Verdict, goal_s: float | None) -> list[str]:
+    """What is to be said of the recovery: a busy machine makes it slow, but not so slow most times."""
+    if goal_s is None or verdict.median_s is None or verdict.median_s <= MUCH * goal_s:
+        return []
+    return [f"recovery: a median of {verdict.median_s:.1f} s, and the goal is {goal_s:g} s"]
+
+
 async def play(scenario: Scenario, seconds: float, seed: str, directory: Path) -> Outcome:
     """Play it; its chances come from the seed and its name, so that it is the same alone and among others."""
     if lacks := scenario.lacks():
         return Outcome(scenario, lacks=lacks)
     began = time.monotonic()
     async with Stage(directory, f"{seed}:{scenario.name}") as stage:
-        problem = ""
+        verdict, problems = Verdict(), []
         try:
-            await scenario.run(stage, seconds)
-        except (NoRest, TimeoutError) as error:
-            problem = str(error) or "timed out"
-        verdict = await stage.rest()
-        if problem:
-            verdict.broken.append(problem)
+            try:
+                await scenario.run(stage, seconds)
+            except Exception as error:  # noqa: BLE001 - what the scenario itself did not expect ends it, and is broken
+                problems.append(described(error))
+            verdict = await stage.rest()
+        except Exception as error:  # noqa: BLE001 - likewise; the others are played all the same
+            problems.append(described(error))
+        verdict.broken += [*problems, *too_slow(verdict, scenario.goal_s)]
         return Outcome(scenario, time.monotonic() - began, verdict, stage.server_version)
+
+
+def described(error: Exception) -> str:
+    return str(error) if isinstance(error, NoRest) else f"{type(error).__name__}: {error}"
 
 
 def run_one(scenario: Scenario, seconds: float, seed: str, directory: Path) -> Outcome:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -230,6 +230,10 @@ class Stage:
         self.groups.append(group)
         return group
 
+    def pick(self, among: Sequence[T]) -> T:
+        """One of them, by one chance, however many there are: what comes after it is the same in each run of a seed."""
+        return among[int(self.chance.random() * len(among))]
+
     def fault(self, what: str, **more: Any) -> Fault:
         """Say what is done in the `with` block; see :class:`Fault`."""
         self.faults.append(Fault(what, **more))
@@ -253,6 +257,20 @@ class Stage:
     def busy(self, *groups: Group) -> list[int]:
         """The processes of these groups (of all) that live and have started a job."""
         return [pid for group in groups or self.groups for pid in group.pids if pid in self.oracle.first]
+
+    async def all_work_again(self) -> None:
+        """Return when each process that had worked, and lives, has started a job since the last fault.
+
+        Else one that never takes up its work again would not be noticed, as long as others do it.
+        """
+        since = max((fault.ended for fault in self.faults), default=0.0)
+        await self.until(lambda: not self.idle_since(since), what="a job in each process after the last fault")
+
+    def idle_since(self, moment: float) -> list[int]:
+        """The processes that live, had worked before, and have started nothing since."""
+        busy = self.busy()  # reads the logs
+        active = {run.pid for runs in self.oracle.runs.values() for run in runs if run.began > moment}
+        return [pid for pid in busy if pid not in active]
 
     def cut_by(self, fault: Fault) -> list[Run]:
         """The runs that a fault that is over has cut off."""
@@ -284,6 +302,7 @@ class Stage:
         assert self.store is not None
         store, problems = self.store, []
         try:
+            await self.all_work_again()
             await self.end_producers()
             if left := await store.until_settled(self.rest_s):
                 problems.append(f"not at rest after {self.rest_s:g} s: {left} jobs not settled")

@@ -17,6 +17,9 @@ from rqueue import Queue, RQueue
 LOGS = "CHAOS_LOGS"
 """Names the directory of the logs, in the environment of workers and producers."""
 
+RESULT_TTL_S = 86_400.0
+"""They are looked at when a scenario is over, however long that takes."""
+
 QUEUES = (Queue("default"), Queue("email", priority=8), Queue("reports", priority=3), Queue("bulk", priority=1))
 
 
@@ -109,7 +112,7 @@ async def blocking(mark: str, seconds: float) -> dict[str, str]:
 
 def make_app(url: str, **options: Any) -> RQueue:
     """The app, with what the scenario wants of it beside its URL."""
-    app = RQueue(url, queues=QUEUES, **options)
+    app = RQueue(url, queues=QUEUES, **{"result_ttl": RESULT_TTL_S, **options})
     for function in (quick, threaded, poison, blocking):
         app.task(name=function.__name__)(function)
     retried = {"retry_backoff": False, "default_retry_delay": 0.2, "max_retries": 2}

@@ -7,9 +7,10 @@ import pytest
 from . import __main__ as program
 from . import report
 from .producer import Load
-from .scenario import Outcome, Scenario, play
+from .scenario import Outcome, Scenario, play, too_slow
 from .scenarios import SCENARIOS
 from .stage import Stage
+from .verdict import Verdict
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 
@@ -50,6 +51,14 @@ async def test_the_suite_sees_what_is_lost_and_what_is_doubled(tmp_path, monkeyp
     assert not outcome.has_passed
 
 
+@pytest.mark.parametrize(
+    ("recovered_s", "is_slow"), [([], False), ([0.1, 20.0, 0.2], False), ([0.1, 20.0, 14.9], True)]
+)
+def test_a_recovery_by_the_lease_is_too_slow_for_a_killed_process(recovered_s, is_slow):
+    assert bool(too_slow(Verdict(recovered_s=recovered_s), 1.0)) is is_slow
+    assert too_slow(Verdict(recovered_s=recovered_s), None) == []
+
+
 async def settled_soon(store, timeout_s):
     """The ids of the lost stay behind: nobody waits a minute for them."""
     while any(store.client.llen(name) for keys in store.keys for name in keys.lists[:1]):
@@ -72,8 +81,31 @@ def test_it_fails_for_what_is_broken_and_writes_the_report(tmp_path, monkeypatch
     assert code == int(is_broken)
     said, written = capsys.readouterr().out, page.read_text()
     assert "CHAOS_SEED=abc" in said
+    assert "1 scenarios, about 10 minutes" in said
     assert "seed `abc`" in written
     assert ("BROKEN" in said, "**BROKEN**" in written) == (is_broken, is_broken)
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_who_interrupts_it_leaves_no_directory(tmp_path, monkeypatch, interrupt):
+    def run_one(scenario, seconds, seed, directory):
+        directory.mkdir()
+        raise interrupt
+
+    monkeypatch.setattr(program, "run_one", run_one)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(interrupt):
+        program.main(["--only", "kills"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [ConnectionError("away"), IndexError("none")])
+async def test_what_a_scenario_did_not_expect_breaks_it_and_not_the_run(tmp_path, error):
+    async def strange(stage, seconds):
+        raise error
+
+    outcome = await play(Scenario("strange", "", "", strange), 0.0, "7", tmp_path / "stage")
+    assert any(str(error) in text for text in outcome.verdict.broken)
 
 
 def test_what_a_machine_lacks_is_said_and_is_no_failure(tmp_path):

@@ -1,6 +1,7 @@
 """The short form of what befalls Redis and the network, and what simulates a loss of power."""
 
 import asyncio
+import time
 
 from . import report
 from .proxy import Proxy
@@ -40,8 +41,9 @@ async def some_of_all(stage: Stage, seconds: float) -> None:
         await asyncio.sleep(seconds / 2)
         await asyncio.to_thread(redis.start)
     await asyncio.sleep(seconds)
-    with stage.fault("FLUSHALL", heals="working", forgets_s=server.EVERYTHING_S, charges=False):
+    with stage.fault("FLUSHALL", heals="working", forgets_s=server.EVERYTHING_S, charges=False) as flush:
         admin.flushall()
+        flush.forgot = time.monotonic()
         await asyncio.sleep(server.LATE_S)
     await asyncio.sleep(seconds)
 

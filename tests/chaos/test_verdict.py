@@ -7,6 +7,7 @@ from .oracle import Oracle, Run, Sent
 from .verdict import Judge
 
 RESULT = {"state": "SUCCESS", "result": {"mark": "m.1", "run": "a"}}
+AGAIN = "ran again, and was not in flight at a fault"
 OTHERS_RESULT = {"state": "SUCCESS", "result": {"mark": "m.1", "run": "b"}}
 
 
@@ -45,7 +46,7 @@ def test_a_cut_job_that_ran_again_is_done_and_says_when_it_was_back():
 @pytest.mark.parametrize("runs", [[], [run(ended=None)], [run(is_failure=True)]], ids=["no run", "no end", "failed"])
 def test_a_loss_is_seen(runs):
     verdict = judge(*runs)
-    assert (verdict.lost, len(verdict.broken)) == (1, 1)
+    assert verdict.lost == 1
     assert verdict.broken[0].startswith("lost: 1: m.1")
 
 
@@ -55,7 +56,7 @@ def test_what_was_not_confirmed_is_not_lost():
 
 def test_a_double_in_flight_is_counted_and_no_other_is_allowed():
     again = run("b", 10.3, 10.5, 9)
-    assert judge(run(began=9.8, ended=9.9), again).broken == []
+    assert judge(run(began=9.8, ended=9.9), again, records={"j": OTHERS_RESULT}).broken == []
     verdict = judge(run(began=2.0, ended=3.0), again)
     assert verdict.doubled == 1
     assert verdict.broken[0].startswith("doubled, and not in flight")
@@ -63,8 +64,52 @@ def test_a_double_in_flight_is_counted_and_no_other_is_allowed():
 
 def test_a_third_end_needs_a_second_fault():
     runs = [run("a", 9.8, 9.9), run("b", 10.1, 10.2, 9), run("c", 10.3, 10.4, 9)]
-    assert judge(*runs).broken
-    assert judge(*runs, faults=[kill(), kill(10.25, 9)]).broken == []
+    records = {"j": {**RESULT, "result": {"mark": "m.1", "run": "c"}}}
+    assert judge(*runs, records=records).broken
+    assert judge(*runs, faults=[kill(), kill(10.25, 9)], records=records).broken == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "runs", "is_right"),
+    [
+        ("quick", [run("a", ended=None, pid=7), run("b", 4.0, 5.0)], False),  # given up by its worker, and run anew
+        ("flaky", [run("a", is_failure=True), run("b", 4.0, 5.0)], True),
+        ("flaky", [run("a", is_failure=True), run("b", 3.5, 3.7, is_failure=True), run("c", 4.0, 5.0)], False),
+        ("quick", [run("a", is_failure=True), run("b", 4.0, 5.0)], False),
+    ],
+)
+def test_a_run_too_many_is_seen_whether_it_ended_or_not(kind, runs, is_right):
+    verdict = judge(
+        *runs,
+        job=sent(kind),
+        records={"j": OTHERS_RESULT if len(runs) < 3 else {**RESULT, "result": {"mark": "m.1", "run": "c"}}},
+    )
+    assert [text.partition(":")[0] for text in verdict.broken] == ([] if is_right else [AGAIN])
+
+
+def test_a_poison_pill_runs_three_times():
+    faults = [Fault("poison", {pid}, heals="again", cause="m.1", charges=False) for pid in (1, 2, 3, 4)]
+    runs = [run(str(pid), 10.0 * pid, None, pid) for pid in (1, 2, 3, 4)]
+    for fault, each in zip(faults, runs, strict=True):
+        fault.began = each.began
+    letters = {"m.1": "worker lost"}
+    assert judge(*runs[:3], job=sent("poison"), faults=faults, letters=letters).broken == []
+    assert "more workers" in judge(*runs, job=sent("poison"), faults=faults, letters=letters).broken[0]
+
+
+def test_a_result_that_redis_may_forget_is_not_missed():
+    verdict = judge(run(ended=9.5), faults=[kill(10.0, pid=9, forgets_s=1.0)], records={})
+    assert verdict.broken == []
+
+
+def test_it_counts_the_faults_that_cut_something_off():
+    verdict = judge(
+        run(began=9.9, ended=None),
+        run("b", 10.4, 11.0, 9),
+        faults=[kill(), kill(20.0, 9)],
+        records={"j": OTHERS_RESULT},
+    )
+    assert (verdict.struck, verdict.aimed) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -110,12 +155,14 @@ def test_the_result_of_a_worker_that_had_lost_its_claim_is_seen():
         ({"records": {"j": {"state": "REVOKED"}}}, "its result does not say so"),
         ({"job": sent(confirmed=None, refused="BrokerUnavailable")}, "its enqueue was refused"),
         ({"job": sent(countdown=1.5)}, "started before its time"),
+        ({"records": {}}, "has no result"),
+        ({"letters": {"m.1": "worker lost"}}, "is a dead letter"),
         ({"left": {"rqueue:{default}:p3": "list"}}, "keys left over: 1: rqueue:{default}:p3 (list)"),
         ({"faults": []}, "nothing was done to it"),
         ({"faults": [Fault("clock jump", ())], "records": {"j": {**RESULT, "losses": 1}}}, "charged with the loss"),
     ],
 )
 def test_each_broken_promise_is_seen(more, said):
-    verdict = judge(run(), **more)
+    verdict = judge(run(), **{"records": {"j": RESULT}, **more})
     assert len(verdict.broken) == 1
     assert said in verdict.broken[0]

@@ -4,6 +4,7 @@ How it is counted, for the report:
 
 - lost: confirmed, and no run of it ended, and it is no dead letter that it should be;
 - doubled: more than one run ended;
+- run again: more runs than its kind has by itself, whether they ended or not; each further one needs a fault as well;
 - in flight: runs that a fault hit: under way then in the processes concerned, or ended at most 0.25 s (a fault's
   `settle_s`) before. That is what can double, as one can tell without asking Redis. Each doubled job must have had such
   a run for each of its ends but one.
@@ -19,6 +20,9 @@ from .fault import Fault
 from .oracle import Oracle, Run
 
 MOST_LOSSES = 3  # a job that has cost so many workers is a dead letter
+FAILS = {"flaky": 1, "failing": 2}
+"""How many runs of each kind of job fail, as they should: each is followed by a retry, or by the dead letter."""
+CHOSEN_LATER = "-"  # in place of an id that the producer does not know
 SHOWN = 5
 PRECISION_S = 0.002  # Redis counts milliseconds
 
@@ -32,6 +36,8 @@ class Verdict:
             be.
         forgotten: lost, and confirmed within the time that Redis may forget: no fault of rqueue's.
         again: runs that were cut by a fault and whose jobs ran again.
+        struck: of the faults that should cut runs off, how many did.
+        aimed: how many of those there were.
         recovered_s: for each fault that had something to recover, how long that took.
         left: keys left over.
         errors: what enqueueing calls raised, by kind.
@@ -47,6 +53,8 @@ class Verdict:
     doubled: int = 0
     in_flight: int = 0
     again: int = 0
+    struck: int = 0
+    aimed: int = 0
     recovered_s: list[float] = field(default_factory=list)
     left: Mapping[str, str] = field(default_factory=dict)
     errors: Counter[str] = field(default_factory=Counter)
@@ -95,9 +103,14 @@ class Judge:
         verdict.in_flight = len(self._hit)
         verdict.faults = Counter(fault.what for fault in self._faults)
         verdict.errors = Counter(sent.refused for sent in oracle.sent.values() if sent.refused)
+        aimed = [fault for fault in self._faults if fault.heals == "again" and not fault.cause]
+        verdict.aimed = len(aimed)
+        verdict.struck = sum(any(fault.cut(run) for run in self._all_runs()) for fault in aimed)
         verdict.recovered_s = [seconds for fault in self._faults if (seconds := self._recovery(fault)) is not None]
         self._count_ends()
         self._count_doubles()
+        self._check_runs()
+        self._check_letters()
         self._check_refusals()
         self._check_results()
         self._check_times()
@@ -119,7 +132,7 @@ class Judge:
                     verdict.dead += 1
                 else:
                     buried.append(f"{mark} ({sent.kind}): {self._letters[mark]}")
-            elif any(fault.may_forget(sent.confirmed or 0.0) for fault in self._faults):
+            elif any(fault.may_forget(sent) for fault in self._faults):
                 verdict.forgotten += 1
             else:
                 lost.append(f"{mark} ({sent.kind}, {len(self._oracle.runs.get(mark, ()))} runs)")
@@ -150,6 +163,29 @@ class Judge:
                 )
         self._say("doubled, and not in flight at a fault", unexplained)
 
+    def _check_runs(self) -> None:
+        """A run that no fault hit ends, and nothing of it runs again, beside the retries that belong to the job."""
+        again, pills = [], []
+        for mark, runs in self._oracle.runs.items():
+            kind = self._oracle.sent[mark].kind if mark in self._oracle.sent else ""
+            intact = [run for run in runs if run.name not in self._hit]
+            fails = sum(run.is_failure for run in intact)
+            if fails > FAILS.get(kind, 0) or len(intact) - fails > 1:
+                again.append(f"{mark} ({kind}): " + ", ".join(f"{run.pid} {run.began:.3f}" for run in intact))
+            if kind == "poison" and len(runs) > MOST_LOSSES:
+                pills.append(f"{mark}: {len(runs)} runs")
+        self._say("ran again, and was not in flight at a fault", again)
+        self._say("has cost more workers than it may", pills)
+
+    def _check_letters(self) -> None:
+        """A job that has ended well is no dead letter, unless the run that ended had lost its claim."""
+        both = [
+            f"{mark}: {reason}"
+            for mark, reason in self._letters.items()
+            if any(run.name not in self._hit for run in self._oracle.ends(mark))
+        ]
+        self._say("has ended well, and is a dead letter", both)
+
     def _check_refusals(self) -> None:
         """Nothing was enqueued when `enqueue` raised anything but EnqueueUnknown, or NotDurable, which is one."""
         sent = self._oracle.sent
@@ -164,10 +200,14 @@ class Judge:
 
     def _check_results(self) -> None:
         """The result of a job that ran twice is that of the run that no fault hit: the other one had lost its claim."""
-        wrong, stale = [], []
+        missing, wrong, stale = [], [], []
         for mark, sent in self._oracle.confirmed.items():
             record, ended = self._records.get(sent.job_id), self._oracle.ends(mark)
-            if record is None or not ended or record.get("dropped"):  # a full Redis keeps no values
+            if record is None:
+                is_forgotten = any(fault.may_forget_end(run) for fault in self._faults for run in ended)
+                missing += [mark] if ended and sent.job_id != CHOSEN_LATER and not is_forgotten else []
+                continue
+            if not ended or record.get("dropped"):  # a full Redis keeps no values
                 continue
             result = record.get("result")
             if not isinstance(result, dict) or result.get("mark") != mark:
@@ -176,6 +216,7 @@ class Judge:
             intact = [run.name for run in ended if run.name not in self._hit]
             if intact and result["run"] not in intact:
                 stale.append(f"{mark}: {result['run']}, not one of {intact}")
+        self._say("has ended, and has no result", missing)
         self._say("has ended, and its result does not say so", wrong)
         self._say("the result of a run that had lost its claim", stale)
 

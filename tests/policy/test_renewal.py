@@ -12,6 +12,11 @@ def test_who_dies_once_is_back_at_once_and_who_dies_again_and_again_is_not(death
     assert pause_s(deaths) == pause
 
 
+@pytest.mark.parametrize(("deaths", "pause"), [(1, 0), (2, 0.5), (3, 1), (4, 1), (10**9, 1)])
+def test_who_had_begun_to_work_is_soon_back_each_time(deaths, pause):
+    assert pause_s(deaths, has_worked=True) == pause
+
+
 @given(st.integers(0, 10_000))
 def test_pauses_grow_to_the_longest(deaths: int):
     assert 0 <= pause_s(deaths) <= pause_s(deaths + 1) <= LONGEST_PAUSE_S

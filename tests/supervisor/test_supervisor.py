@@ -96,6 +96,17 @@ async def test_a_process_that_dies_at_once_each_time_is_started_again_later_and_
     assert await fleet.end() == 0
 
 
+async def test_a_process_that_is_killed_again_and_again_at_work_is_soon_back(scene):
+    """Else a few crashes in a row leave a host without a worker for half a minute."""
+    fleet = scene.start()
+    for number in range(1, 5):
+        pid = await (await scene.enqueue("pid")).result(30)
+        os.kill(pid, signal.SIGKILL)
+        await fleet.event("process died", number)
+    pauses = [(await fleet.event("process dies at once", times))["restart_in_s"] for times in (1, 2, 3)]
+    assert pauses == [0.5, 1.0, 1.0]
+
+
 async def test_what_is_told_wrong_is_said_once_and_ends_everything(scene):
     fleet = scene.start("-A", "jobs:nothing", "--processes", "2")
     assert await fleet.end() == 2

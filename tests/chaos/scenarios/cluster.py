@@ -1,13 +1,10 @@
 """What befalls a Redis Cluster: a slot that is migrated back and forth, a master that is killed."""
 
 import asyncio
-import inspect
 import time
-from typing import Any
 
 import redis
 
-from rqueue import RQueue
 from rqueue.embedded import EmbeddedServer
 from tests.chaos.producer import Load
 from tests.chaos.scenario import Scenario
@@ -19,8 +16,7 @@ PAIR = ("--processes", "2", "-c", "10", "--lease", "4")
 QUEUES = ("default", "email", "reports", "bulk")
 
 # A cluster copies to its replicas after it has answered. Only who waits for that is promised more.
-IS_DURABLE = "durability" in inspect.signature(RQueue).parameters
-DURABLE: dict[str, Any] = {"durability": "replicated"} if IS_DURABLE else {}
+DURABLE = {"durability": "replicated"}
 COPYING_S = 1.0
 
 
@@ -43,9 +39,9 @@ async def migrations(stage: Stage, seconds: float) -> None:
     await stage.first_jobs()
     over = time.monotonic() + seconds
     while time.monotonic() < over:
-        slot = slot_of(stage.chance.choice(QUEUES))
+        slot = slot_of(stage.pick(QUEUES))
         home = await asyncio.to_thread(cluster.owner, slot)
-        away = stage.chance.choice([each for each in cluster.servers[:MASTERS] if each is not home])
+        away = stage.pick([each for each in cluster.servers[:MASTERS] if each is not home])
         for source, to in ((home, away), (away, home)):
             with stage.fault("migration", pids=(), heals="working"):
                 await asyncio.to_thread(cluster.begin_migration, slot, to)
@@ -64,15 +60,14 @@ async def failovers(stage: Stage, seconds: float) -> None:
     await stage.first_jobs()
     over = time.monotonic() + seconds
     while time.monotonic() < over:
-        slot = slot_of(stage.chance.choice(QUEUES))
+        slot = slot_of(stage.pick(QUEUES))
         lost = await asyncio.to_thread(cluster.owner, slot)
 
         def is_replaced(slot: int = slot, lost: EmbeddedServer = lost) -> bool:
             return cluster.owner(slot) is not lost
 
-        forgets_s = 0.0 if IS_DURABLE else COPYING_S
-        # What was settled may be forgotten as well: then it runs again.
-        with stage.fault("failover", heals="working", charges=False, settle_s=COPYING_S, forgets_s=forgets_s):
+        # What was settled may be forgotten: then it runs again.
+        with stage.fault("failover", heals="working", charges=False, settle_s=COPYING_S):
             lost.kill()
             await asyncio.to_thread(cluster.until, is_replaced)
         lost.start()

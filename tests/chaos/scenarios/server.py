@@ -22,7 +22,7 @@ ALWAYS = {"appendonly": "yes", "appendfsync": "always"}
 EVERYSEC = {"appendonly": "yes", "appendfsync": "everysec", "auto-aof-rewrite-percentage": "0"}
 EVERYTHING_S = 1e9
 LATE_S = 0.3
-"""A producer notes so late, at most, what Redis has confirmed: it waits for its disk."""
+"""So long after a flush a worker may start what Redis does not know any more."""
 EVERYSEC_S = 2.0
 """What `everysec` may lose: Redis lets a slow fsync take two seconds before it waits for it."""
 FULL_BYTES = 24 * 1024 * 1024
@@ -94,7 +94,6 @@ async def power_losses(stage: Stage, seconds: float) -> None:
             if not disk.lose(1.0):
                 raise NoRest("nothing had been written in the last second before a power loss")
             await asyncio.to_thread(server.start)
-            await asyncio.sleep(LATE_S)
         if time.monotonic() > over:
             return
 
@@ -110,8 +109,9 @@ async def flushes(stage: Stage, seconds: float) -> None:
     over = time.monotonic() + seconds
     while True:
         await asyncio.sleep(stage.chance.uniform(0.5, 2.0))
-        with stage.fault("FLUSHALL", heals="working", forgets_s=EVERYTHING_S, charges=False):
+        with stage.fault("FLUSHALL", heals="working", forgets_s=EVERYTHING_S, charges=False) as fault:
             stage.store.client.flushall()
+            fault.forgot = time.monotonic()
             await asyncio.sleep(LATE_S)
         if time.monotonic() > over:
             return
@@ -123,7 +123,7 @@ async def interruptions(stage: Stage, seconds: float) -> None:
     assert stage.store is not None
     admin, over = stage.store.client, time.monotonic() + seconds
     while time.monotonic() < over:
-        what = stage.chance.choice(("SCRIPT FLUSH", "SCRIPT FLUSH", "CLIENT KILL"))
+        what = stage.pick(("SCRIPT FLUSH", "SCRIPT FLUSH", "CLIENT KILL"))
         with stage.fault(what, pids=()):
             if what == "SCRIPT FLUSH":
                 admin.script_flush()

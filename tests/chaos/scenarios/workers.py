@@ -14,13 +14,17 @@ TRIO = ("--processes", "3", "-c", "10")
 SHORT_LEASE_S = 2.0
 HOUR_S = 3600.0
 YOUNG_S = 0.3
+LONG_S = (0.0, 0.2)
+"""Jobs that a kill hits: of shorter ones hardly any runs in a process at a given moment. What a kill has cut is started
+one after the other, lest one of them is a poison pill: longer ones would make that the time of recovery."""
+FEW = 30
 
 
 async def kill_child(stage: Stage, group: Group, used: set[int]) -> None:
     """SIGKILL one process of the group that was not aimed at yet, soon after its first job."""
     fresh = await stage.until(lambda: [pid for pid in stage.busy(group) if pid not in used], what="a process at work")
     young = [pid for pid in fresh if time.monotonic() - stage.oracle.first[pid] < YOUNG_S]
-    pid = stage.chance.choice(young or fresh)
+    pid = stage.pick(young or fresh)
     used.add(pid)
     await stage.age(pid, stage.chance.uniform(0.02, 0.3))
     if not group.has(pid):  # it was recycled meanwhile
@@ -38,16 +42,31 @@ async def keep_killing(stage: Stage, seconds: float) -> None:
     """
     over, used = time.monotonic() + seconds, set[int]()
     while time.monotonic() < over:
-        await kill_child(stage, stage.chance.choice(stage.groups), used)
+        await kill_child(stage, stage.pick(stage.groups), used)
         await asyncio.sleep(stage.chance.uniform(0.5, 2.5))
+
+
+async def settle_in(stage: Stage, count: int, seconds: float) -> None:
+    """Return when so many processes work and have done the backlog of the start, but after so many seconds anyway.
+
+    What is cut off before that has to wait, for a process or behind the backlog; that is no matter of its recovery.
+    """
+    assert stage.store is not None
+    over, store = time.monotonic() + seconds, stage.store
+
+    def is_caught_up() -> bool:
+        return time.monotonic() > over or (len(stage.busy()) >= count and store.unsettled() < FEW)
+
+    await stage.first_jobs()
+    await stage.until(is_caught_up, seconds + 1.0)
 
 
 async def kills(stage: Stage, seconds: float) -> None:
     stage.server()
     stage.work(*TRIO)
     stage.work(*TRIO)
-    stage.produce(rate=40)
-    await stage.first_jobs()
+    stage.produce(rate=40, seconds=LONG_S)
+    await settle_in(stage, 6, seconds)
     await keep_killing(stage, seconds)
 
 
@@ -59,12 +78,12 @@ async def freezes(stage: Stage, seconds: float) -> None:
     await stage.first_jobs()
     over = time.monotonic() + seconds
     while time.monotonic() < over:
-        group = stage.chance.choice(groups)
+        group = stage.pick(groups)
         with stage.fault("freeze", heals="again") as fault:
             if stage.chance.random() < 0.5:
                 fault.pids = group.hold()
             else:
-                fault.pids = [stage.chance.choice(stage.busy(group))]
+                fault.pids = [stage.pick(stage.busy(group))]
                 end(fault.pids, signal.SIGSTOP)
             await asyncio.sleep(2.5 * SHORT_LEASE_S)
         end(fault.pids, signal.SIGCONT)
@@ -107,8 +126,8 @@ async def recycling(stage: Stage, seconds: float) -> None:
     stage.work(*PAIR, "--max-tasks-per-child", "150")
     stage.work("--autoscale", "16,2")
     stage.work("--pool", "prefork", "--autoscale", "3,1", "--max-tasks-per-child", "100")
-    stage.produce(rate=40)
-    await stage.first_jobs()
+    stage.produce(rate=40, seconds=LONG_S)
+    await settle_in(stage, 4, seconds)
     await keep_killing(stage, seconds)
 
 
@@ -152,7 +171,7 @@ async def clocks(stage: Stage, seconds: float) -> None:
     over = time.monotonic() + seconds
     while time.monotonic() < over:
         with stage.fault("clock jump", pids=()):
-            set_clock(stage.chance.choice(faces), stage.chance.choice([-HOUR_S, 0.0, HOUR_S]))
+            set_clock(stage.pick(faces), stage.pick([-HOUR_S, 0.0, HOUR_S]))
         await asyncio.sleep(stage.chance.uniform(0.3, 2.0))
 
 
