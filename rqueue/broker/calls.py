@@ -55,13 +55,19 @@ class Calls:
         """
         await self.sync_clock()
 
-    async def sync_clock(self) -> None:
+    async def sync_clock(self, key: bytes | None = None) -> None:
         """Ask Redis for its time; claims keep it up to date from then on.
+
+        Args:
+            key: of a cluster, the node that serves it is asked: their clocks may differ.
 
         Raises:
             BrokerUnavailable: Redis cannot be reached.
         """
-        seconds, micros = await self._link.call(b"TIME")
+        if key is None or self._router is None:
+            seconds, micros = await self._link.call(b"TIME")
+        else:
+            seconds, micros = await self._router.call_at(key, b"TIME")
         more = 0 if self.endpoint.clock is None else int(await self._link.call(b"GET", self.endpoint.clock) or 0)
         self.clock.observe(int(seconds) * 1000 + int(micros) // 1000 + more)
 

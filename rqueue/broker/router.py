@@ -115,6 +115,12 @@ class Router:
         """As :meth:`Link.call`; a command without a key goes to any node."""
         return self._call(_Given(command, asyncio.get_running_loop().create_future()))
 
+    def call_at(self, key: bytes, *command: Argument) -> asyncio.Future[Reply]:
+        """As :meth:`call`, for a command without a key: to the node that serves this one."""
+        given = _Given(command, asyncio.get_running_loop().create_future())
+        given.slot = slot_of_key(key)
+        return self._call(given)
+
     def home(self, key: bytes) -> Callable[[], AbstractConnection]:
         """Makes connections of one's own to whoever serves a key when they are made."""
         return partial(self._at_home, slot_of_key(key))

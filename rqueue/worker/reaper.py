@@ -187,9 +187,9 @@ class Reaper:
                 while await self._broker.condemn(keys, worker):
                     # What the dead process had still sent may have renewed the lease; then it is condemned again.
                     moved += await self._reap(keys, worker, charged)
-            except BrokerUnavailable:
-                raise
-            except BrokerError as exc:  # a list is none: what is in the other queues is taken back all the same
+            except BrokerError as exc:  # a list is none, or a part of a cluster is away: the other queues' come back
+                if isinstance(exc, BrokerUnavailable) and not self._broker.is_cluster:
+                    raise
                 refused = exc
         if refused is not None:
             raise refused

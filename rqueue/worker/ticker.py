@@ -93,7 +93,7 @@ class Ticker:
         first_ms = await self._broker.next_look(keys)
         if first_ms is None:
             return 0
-        await self._broker.sync_clock()  # this machine's clock may have been set since the last claim
+        await self._broker.sync_clock(keys.main)  # this machine's clock may have been set since the last claim
         now_ms = self._broker.clock.now_ms()
         if first_ms > now_ms:
             self._note((first_ms - now_ms) / 1000)
@@ -102,7 +102,7 @@ class Ticker:
         for name, read in (await self._broker.ticking(keys, now_ms)).items():
             outcome = await self._one(keys, name, read, now_ms)
             done += outcome == 1
-            is_stuck = is_stuck or outcome is None
+            is_stuck = is_stuck or outcome in (None, -1)
         self._note(_PAUSE_S if is_stuck else 0)  # there may be more, and then it is known when the next is due
         return done
 
@@ -149,7 +149,7 @@ class Ticker:
         wanted = {name: each.entry for name, each in self._client.schedules.declared.items() if each.queue == keys.name}
         stored = await self._broker.schedules(keys)
         if wanted:
-            await self._broker.sync_clock()
+            await self._broker.sync_clock(keys.main)
         for name, definition in wanted.items():
             read = stored.get(name, b"")
             entry = declared(definition, self._readable(keys, name, read), self._broker.clock.now_ms())

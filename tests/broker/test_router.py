@@ -179,6 +179,20 @@ async def test_a_wait_goes_right_behind_its_command_to_the_same_node(broker, clu
     await on_thread(cluster.migrate, slot, home)
 
 
+async def test_the_time_of_a_queue_is_that_of_its_own_node(broker, cluster):
+    """Their clocks need not agree. Breaks when any node is asked: what it takes for due the queue's own may not."""
+    for keys in THREE:
+        own = cluster.owner(slot_of(keys.name))
+        before = {server.port: times_asked(cluster, server) for server in cluster.servers}
+        await broker.sync_clock(keys.main)
+        asked = [server.port for server in cluster.servers if times_asked(cluster, server) > before[server.port]]
+        assert asked == [own.port]
+
+
+def times_asked(cluster: Cluster, server) -> int:
+    return cluster.client(server).info("commandstats").get("cmdstat_time", {}).get("calls", 0)
+
+
 async def test_a_scan_visits_every_master(broker, cluster):
     """Breaks when only one node is asked: what is left on the others is never found."""
     for keys in THREE:

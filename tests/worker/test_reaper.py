@@ -265,3 +265,26 @@ async def test_an_operators_reaper_leaves_the_living_alone(ghost, app, broker, k
     await alive.claim()
     assert await for_operators(app, [keys]).reap([(keys, alive.id)]) == 0
     assert await held_in(broker, keys, alive.id) == [message("a")]
+
+
+async def test_a_node_that_is_away_keeps_no_other_queues_jobs_of_a_dead_process(parts, broker, ghost, message, monkeypatch):
+    """Of a cluster. Breaks when the first queue that cannot be asked ends it: the others' wait for the lease's end."""
+    worker = parts("away", "there")
+    dead = {queue: await ghost(broker, queue=queue) for queue in ("away", "there")}
+    for each in dead.values():
+        await broker._link.call(b"LPUSH", each.keys.processing(each.id), message("j"))
+    monkeypatch.setattr(type(broker), "is_cluster", True)
+    condemn = broker.condemn
+
+    async def unlucky(keys, name):
+        if keys.name == "away":
+            raise BrokerUnavailable("away")
+        return await condemn(keys, name)
+
+    broker.condemn = unlucky
+    with pytest.raises(BrokerUnavailable):
+        await worker.reaper.take_back("ghost")
+    assert await broker.length(dead["there"].keys, 0) == 1
+    assert await broker.length(dead["away"].keys, 0) == 0
+    broker.condemn = condemn
+    assert await worker.reaper.take_back("ghost") == 1

@@ -397,3 +397,19 @@ async def test_a_lost_reply_is_no_second_tick(app, beat, clock, new_ticker, wait
         await ticker.tick()
     assert await ticker.tick() == 0
     assert len(await waiting()) == 1
+
+
+async def test_a_tick_that_redis_takes_for_untimely_is_tried_again_later(app, beat, clock, new_ticker):
+    """A node of a cluster whose clock is not that of the node which was asked. Breaks when it spins."""
+    await app.schedules.add(every(seconds=10), beat)
+    ticker = await new_ticker()
+
+    async def elsewhere(*_):
+        ticker._broker.clock.observe(local_ms() + 60_000)
+
+    real, ticker._broker.sync_clock = ticker._broker.sync_clock, elsewhere
+    assert await ticker.tick() == 0
+    assert ticker.left_s == 1
+    ticker._broker.sync_clock = real
+    await clock.move(10)
+    assert await ticker.tick() == 1
