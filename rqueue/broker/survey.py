@@ -53,7 +53,7 @@ class Survey(Calls):
         """Why this user may not run a harmless command; None where it may, or where it fails for another reason."""
         try:
             await self._link.call(*command)
-        except BrokerError as exc:  # also READONLY and the like: whoever asks on is told if Redis is gone
+        except BrokerError as exc:  # also READONLY, and a node that is away: whoever asks on is told if Redis is gone
             return str(exc) if "permission" in str(exc).lower() else None
         return None
 

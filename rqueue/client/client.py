@@ -20,7 +20,7 @@ from rqueue.client.portal import Portal, refuse_running_loop
 from rqueue.client.producer import Answer
 from rqueue.client.registry import Registry, default_name
 from rqueue.client.resources import ACTIVE, Provider, Resources, check_hook
-from rqueue.client.revocation import Cancellations, Cancelled, Criteria, Revocation, Target
+from rqueue.client.revocation import REVOKED_RECORD, Cancellations, Cancelled, Criteria, Revocation, Target
 from rqueue.client.schedules import ScheduleKwargs, Schedules
 from rqueue.client.session import Session
 from rqueue.client.signals import Hooks, JobOutcome, Signal, Signals
@@ -41,9 +41,8 @@ from rqueue.policy.periodic import Rhythm
 from rqueue.wire.ids import forget_stock, new_id
 from rqueue.wire.keys import Keys, QueueKeys
 from rqueue.wire.message import encode_call, new_header
-from rqueue.wire.record import decode_record, moved_to, state_of
+from rqueue.wire.record import decode_record, moved_to
 from rqueue.wire.seal import Keyring, open_record, seal_call
-from rqueue.wire.state import State
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -402,7 +401,7 @@ class Client:
             if keys is before:
                 return outcome
             # It went on in another queue meanwhile, and is cancelled there, if its worker has not done so.
-            if not known.is_alive and known.record is not None and state_of(known.record) == State.REVOKED:
+            if not known.is_alive and known.record is not None and known.record.startswith(REVOKED_RECORD):
                 return Cancelled.REMOVED
         return Cancelled.TOO_LATE
 

@@ -20,13 +20,14 @@ from rqueue.errors import BrokerError, ConfigError, JobNotFound, MalformedMessag
 from rqueue.wire import codec
 from rqueue.wire.keys import LEVELS, MAIN, QueueKeys
 from rqueue.wire.message import Call, Message
-from rqueue.wire.record import Failure, Record, state_of
+from rqueue.wire.record import Failure, Record
 from rqueue.wire.seal import Keyring, as_far_as_known, seal_record
 from rqueue.wire.state import State
 
 if TYPE_CHECKING:
     from rqueue.client.client import Client
 
+REVOKED_RECORD: Final = b'{"state":"REVOKED"'
 _NOT_ALIVE, _REMOVED, _MARKED, _OTHER_WORKERS = range(4)
 _TRIES: Final = 3
 _SETTLED_S: Final = 1.0  # a worker that has no such job any more is about to settle it
@@ -266,7 +267,7 @@ class Revocation:
             )
         except BrokerError:  # nothing is heard: the stop is in Redis all the same
             return set(), ()
-        heard = {answer.worker: answer.ok["cancelled"] for answer in replies.answers if answer.error is None}
+        heard = {answer.worker: _cancelled(answer.ok) for answer in replies.answers if answer.error is None}
         interrupted = {job_id for ids in heard.values() for job_id in ids}
         over = [job_id for job_id, worker in held.items() if worker in heard and job_id not in interrupted]
         if over:
@@ -336,10 +337,16 @@ class Revocation:
             yield await self._broker.claimed(keys, worker), MAIN
 
 
+def _cancelled(said: object) -> list[str]:
+    """The ids in a worker's answer, which may be anybody's."""
+    ids = said.get("cancelled") if isinstance(said, dict) else None
+    return [each for each in ids if isinstance(each, str)] if isinstance(ids, list) else []
+
+
 def _who_ended(known: Known, end: Done, *, was_marked: bool) -> Cancelled:
     if known.record is None:
         return Cancelled.TOO_LATE
     if known.record == end.record:
         return Cancelled.REMOVED  # the first reply was lost
-    is_revoked = state_of(known.record) == State.REVOKED
+    is_revoked = known.record.startswith(REVOKED_RECORD)
     return Cancelled.INTERRUPTED if was_marked and is_revoked else Cancelled.TOO_LATE

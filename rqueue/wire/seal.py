@@ -198,7 +198,7 @@ class Keyring:
         try:
             data, outside = _bytes(found[3]), orjson.dumps(shown)
         except (ValueError, TypeError):  # it is nested deeper than JSON is written
-            data = b""
+            data, outside = b"", b""
         if _text(data) != found[3].encode():
             raise NotAuthentic("it is sealed in a way that is not known here")  # or two texts would be the same seal
         salt, nonce = data[:_SALT_BYTES], data[_SALT_BYTES : _SALT_BYTES + _NONCE_BYTES]

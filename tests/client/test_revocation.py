@@ -7,9 +7,11 @@ import pytest
 from rqueue import Cancellations, Cancelled, ConfigError, JobNotFound, JobRevoked, State
 from rqueue.broker.broker import Done, Enqueued
 from rqueue.client import stops
+from rqueue.client.inspector import Inspector, Replies
 from rqueue.client.revocation import Criteria, Target
 from rqueue.errors import ReplyLost
 from rqueue.testing import moving_clock
+from rqueue.wire.control import Answer
 from rqueue.wire.message import Call, Header, Message
 
 REMOVED, INTERRUPTED, REQUESTED, TOO_LATE = Cancelled
@@ -587,3 +589,28 @@ def test_a_sync_handle_cancels(sync_app):
             handle.cancel()
 
     asyncio.run(inside())
+
+
+async def test_a_message_and_a_record_of_strangers_stop_no_cancel(app, tell):
+    keys, call = app.keys.queue("default"), app.session().broker._link.call
+    mine = await tell.enqueue(1)
+    await call("LPUSH", keys.main, '1 - 0 0 0 theirs {"task":"m.tell"}')
+    await call("SET", keys.result("theirs"), "junk")
+    assert (await app.cancel(task=tell)).removed == 1
+    with pytest.raises(JobRevoked):
+        await mine.result(5)
+
+
+@pytest.mark.parametrize("said", [None, [], {"cancelled": None}, {"cancelled": [["x"], 5]}])
+async def test_an_answer_that_is_none_stops_no_cancel(app, tell, monkeypatch, said):
+    keys, broker = app.keys.queue("default"), app.session().broker
+    job = await tell.enqueue(1)
+    await broker.register(keys, "w", 15)
+    await broker._link.call("RPOPLPUSH", keys.main, keys.processing("w"))
+
+    async def ask(*_, **__):
+        return Replies((Answer("w", said),), ())
+
+    monkeypatch.setattr(Inspector, "ask", ask)
+    monkeypatch.setattr("rqueue.client.revocation._SETTLED_S", 0.01)
+    assert await job.cancel() is REQUESTED

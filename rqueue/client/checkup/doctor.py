@@ -90,8 +90,9 @@ class Doctor:
     async def _count(self, findings: list[Finding]) -> Census:
         try:
             return await take_census(self._broker)
-        except BrokerUnavailable:
-            raise
+        except BrokerUnavailable as exc:
+            findings.append(self._away(exc, "the keys are not walked over"))
+            return Census()
         except BrokerError as exc:
             text = f"the keys cannot be walked over, so that orphans and forgotten keys are not seen: {exc}"
             findings.append(Finding("keyspace", Level.NOTE, text))
@@ -99,7 +100,11 @@ class Doctor:
 
     async def _look(self, census: Census, around: Surroundings, findings: list[Finding]) -> list[Look]:
         """One look at each queue, and another one at those in doubt."""
-        known = await self._known(findings)
+        try:
+            known = await self._known(findings)
+        except BrokerUnavailable as exc:
+            known = set()
+            findings.append(self._away(exc, "the list of queues cannot be read"))
         names = sorted({*self._client.config.queues, *known, *census.queues})
         self.queues = [self._client.keys.queue(name) for name in names]
         first = {keys: await self._try(keys, census, keys.name in known, findings) for keys in self.queues}
@@ -133,11 +138,19 @@ class Doctor:
     async def _try(self, keys: QueueKeys, census: Census, is_known: bool, findings: list[Finding]) -> Look | None:
         try:
             return await look_at(self._broker, keys, census.queue(keys.name), is_known=is_known)
-        except BrokerUnavailable:
-            raise
+        except BrokerUnavailable as exc:
+            findings.append(self._away(exc, "it cannot be looked at", keys.name))
+            return None
         except (BrokerError, ValueError) as exc:  # refused, or what is there was not written by rqueue
             findings.append(Finding("keyspace", Level.WARNING, f"it cannot be looked at: {exc}", keys.name))
             return None
+
+    def _away(self, error: BrokerUnavailable, what: str, where: str = "") -> Finding:
+        """Of a cluster a part may be away: the rest is looked at."""
+        if not self._broker.is_cluster:
+            raise error
+        text = f"a part of the cluster is away, {what}: {error}"
+        return Finding("topology", Level.PROBLEM, text, where, "redis-cli --cluster check HOST:PORT")
 
 
 def _is_doubtful(look: Look, around: Surroundings) -> bool:

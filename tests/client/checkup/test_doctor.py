@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from rqueue import RQueue
+from rqueue.client.checkup import doctor
 from rqueue.client.checkup.doctor import Doctor
 from rqueue.client.checkup.finding import CHECKS, Finding, Level
 from rqueue.errors import BrokerError, BrokerUnavailable
@@ -181,3 +182,27 @@ async def test_the_apps_own_words(app, call):
         assert of_keys(await app.doctor()) == [("expiry", "")]
     finally:
         Doctor.__init__.__defaults__ = before
+
+
+async def test_of_a_cluster_the_part_that_is_there_is_looked_at(app, call, monkeypatch):
+    """And without a cluster nothing is guessed: Redis is away."""
+    broker, whole = type(app.session().broker), doctor.look_at
+
+    async def away(*_, **__):
+        raise BrokerUnavailable("a node is gone")
+
+    async def look_at(broker, keys, *rest, **options):
+        return await (away() if keys.name == "away" else whole(broker, keys, *rest, **options))
+
+    await call(b"SADD", app.keys.queues, "email", "away")
+    await call(b"LPUSH", app.keys.queue("email").main, b'1 - 0 0 0 a {"task":"t"}')
+    monkeypatch.setattr(doctor, "look_at", look_at)
+    monkeypatch.setattr(doctor, "take_census", away)
+    with pytest.raises(BrokerUnavailable):
+        await Doctor(app, heartbeat_s=0.01).examine()
+    monkeypatch.setattr(broker, "is_cluster", True)
+    found = {(each.check, each.where, each.level) for each in await Doctor(app, heartbeat_s=0.01).examine()}
+    assert {("topology", each, Level.PROBLEM) for each in ("", "away")} < found
+    assert ("unserved", "email", Level.PROBLEM) in found
+    monkeypatch.setattr(broker, "queue_names", away)
+    assert "the list of queues" in str(await Doctor(app, heartbeat_s=0.01).examine())
