@@ -267,7 +267,9 @@ async def test_an_operators_reaper_leaves_the_living_alone(ghost, app, broker, k
     assert await held_in(broker, keys, alive.id) == [message("a")]
 
 
-async def test_a_node_that_is_away_keeps_no_other_queues_jobs_of_a_dead_process(parts, broker, ghost, message, monkeypatch):
+async def test_a_node_that_is_away_keeps_no_other_queues_jobs_of_a_dead_process(
+    parts, broker, ghost, message, monkeypatch
+):
     """Of a cluster. Breaks when the first queue that cannot be asked ends it: the others' wait for the lease's end."""
     worker = parts("away", "there")
     dead = {queue: await ghost(broker, queue=queue) for queue in ("away", "there")}
