@@ -1,11 +1,11 @@
-"""All scenarios, in the order in which they are played."""
+"""All scenarios, in the order in which they are played: from the largest stage to the smallest."""
 
 from . import cluster, network, sentinel, server, workers
 
 SCENARIOS = [
-    *workers.SCENARIOS,
-    *server.SCENARIOS,
-    *network.SCENARIOS,
-    *sentinel.SCENARIOS,
     *cluster.SCENARIOS,
+    *sentinel.SCENARIOS,
+    *network.SCENARIOS,
+    *server.SCENARIOS,
+    *workers.SCENARIOS,
 ]
