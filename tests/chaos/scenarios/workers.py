@@ -126,7 +126,7 @@ async def recycling(stage: Stage, seconds: float) -> None:
     stage.work(*PAIR, "--max-tasks-per-child", "150")
     stage.work("--autoscale", "16,2")
     stage.work("--pool", "prefork", "--autoscale", "3,1", "--max-tasks-per-child", "100")
-    stage.produce(rate=40, seconds=LONG_S)
+    stage.produce(rate=25, seconds=LONG_S)
     await settle_in(stage, 4, seconds)
     await keep_killing(stage, seconds)
 
