@@ -11,6 +11,7 @@ from .verdict import Verdict
 
 MUCH = 5.0
 """Recovery that takes so many times its goal is another way of recovery: the lease's end, say."""
+ENOUGH = 5
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Outcome:
 
 def too_slow(verdict: Verdict, goal_s: float | None) -> list[str]:
     """What is to be said of the recovery: a busy machine makes it slow, but not so slow most times."""
-    if goal_s is None or verdict.median_s is None or verdict.median_s <= MUCH * goal_s:
+    if goal_s is None or len(verdict.recovered_s) < ENOUGH or (verdict.median_s or 0.0) <= MUCH * goal_s:
         return []
     return [f"recovery: a median of {verdict.median_s:.1f} s, and the goal is {goal_s:g} s"]
 

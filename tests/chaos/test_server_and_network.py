@@ -3,6 +3,8 @@
 import asyncio
 import time
 
+import pytest
+
 from . import report
 from .proxy import Proxy
 from .scenario import Scenario, play
@@ -72,3 +74,4 @@ def test_a_loss_of_power_takes_what_was_written_since(tmp_path, monkeypatch):
     now -= 0.1  # of the last note
     assert disk.lose(1.0) == 100
     assert log.stat().st_size == 100
+    assert disk.kept_until == pytest.approx(1000.9), "what is forgotten is counted from there"

@@ -19,8 +19,10 @@ async def stage(tmp_path):
 def test_a_stranger_with_a_dead_process_s_number_is_not_taken_for_it(tmp_path):
     """What is killed and frozen by its number must be the stage's own."""
     logs = tmp_path / "logs"
-    command = [sys.executable, "-c", "import sys; sys.stdin.read()"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment(logs, {})) as process:
+    command = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment(logs, {}), **pipes) as process:
+        process.stdout.readline()  # for a moment after its start the system does not know its environment
         assert is_alive(process.pid, str(logs))
         assert not is_alive(process.pid, str(tmp_path / "another's")) or sys.platform != "linux"
         assert process.pid in descendants(os.getpid())

@@ -18,7 +18,7 @@ def kill(began=10.0, pid=8, **more):
 
 
 def sent(kind="quick", **more):
-    return Sent(kind, "default", at=1.0, **{"confirmed": 1.5, "job_id": "j", **more})
+    return Sent(kind, "default", **{"at": 1.0, "confirmed": 1.5, "job_id": "j", **more})
 
 
 def judge(*runs, job=None, faults=None, letters=None, records=None, left=None):
@@ -100,6 +100,12 @@ def test_a_poison_pill_runs_three_times():
 def test_a_result_that_redis_may_forget_is_not_missed():
     verdict = judge(run(ended=9.5), faults=[kill(10.0, pid=9, forgets_s=1.0)], records={})
     assert verdict.broken == []
+
+
+def test_a_forgotten_job_that_runs_all_the_same_has_no_result():
+    forgets = kill(2.0, pid=9, forgets_s=1.0)
+    assert judge(run(began=2.1, ended=30.0), faults=[forgets]).broken == []
+    assert judge(run(began=2.1, ended=30.0), job=sent(at=2.05, confirmed=2.06), faults=[forgets]).broken != []
 
 
 def test_it_counts_the_faults_that_cut_something_off():

@@ -204,7 +204,10 @@ class Judge:
         for mark, sent in self._oracle.confirmed.items():
             record, ended = self._records.get(sent.job_id), self._oracle.ends(mark)
             if record is None:
-                is_forgotten = any(fault.may_forget_end(run) for fault in self._faults for run in ended)
+                # A worker runs to its end what it has in memory, though Redis has forgotten the job.
+                is_forgotten = any(
+                    fault.may_forget(sent) or any(map(fault.may_forget_end, ended)) for fault in self._faults
+                )
                 missing += [mark] if ended and sent.job_id != CHOSEN_LATER and not is_forgotten else []
                 continue
             if not ended or record.get("dropped"):  # a full Redis keeps no values

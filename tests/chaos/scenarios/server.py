@@ -11,6 +11,7 @@ from typing import Any
 import redis
 
 from rqueue.embedded import EmbeddedServer
+from tests.chaos.fault import SETTLE_S
 from tests.chaos.producer import Load
 from tests.chaos.scenario import Scenario
 from tests.chaos.stage import NoRest, Stage
@@ -22,9 +23,7 @@ ALWAYS = {"appendonly": "yes", "appendfsync": "always"}
 EVERYSEC = {"appendonly": "yes", "appendfsync": "everysec", "auto-aof-rewrite-percentage": "0"}
 EVERYTHING_S = 1e9
 LATE_S = 0.3
-"""So long after a flush a worker may start what Redis does not know any more."""
-EVERYSEC_S = 2.0
-"""What `everysec` may lose: Redis lets a slow fsync take two seconds before it waits for it."""
+"""So long after a flush or a loss of power a worker may start what Redis does not know any more."""
 FULL_BYTES = 24 * 1024 * 1024
 
 
@@ -62,6 +61,7 @@ class Disk:
     def __init__(self, directory: Path) -> None:
         self._directory = directory / "appendonlydir"
         self._sizes: list[tuple[float, Path, int]] = []
+        self.kept_until = 0.0
 
     def note(self) -> None:
         """Note the sizes of now."""
@@ -73,7 +73,7 @@ class Disk:
     def lose(self, seconds: float) -> int:
         """Cut the file to what it was so long ago; how many bytes went."""
         until = time.monotonic() - seconds
-        _, path, size = max((each for each in self._sizes if each[0] <= until), key=lambda each: each[0])
+        self.kept_until, path, size = max((each for each in self._sizes if each[0] <= until), key=lambda each: each[0])
         lost = path.stat().st_size - size
         os.truncate(path, size)
         self._sizes.clear()
@@ -89,11 +89,15 @@ async def power_losses(stage: Stage, seconds: float) -> None:
         while time.monotonic() < until:
             disk.note()
             await asyncio.sleep(0.02)
-        with stage.fault("power loss", heals="working", settle_s=EVERYSEC_S, forgets_s=EVERYSEC_S, charges=False):
+        with stage.fault("power loss", heals="working", charges=False) as fault:
             server.kill()
+            fault.forgot = time.monotonic()
             if not disk.lose(1.0):
                 raise NoRest("nothing had been written in the last second before a power loss")
+            fault.forgets_s = fault.began - disk.kept_until  # what was confirmed before that was in the file
+            fault.settle_s = fault.forgets_s + SETTLE_S
             await asyncio.to_thread(server.start)
+            await asyncio.sleep(LATE_S)
         if time.monotonic() > over:
             return
 
@@ -333,7 +337,7 @@ SCENARIOS = [
     Scenario(
         "power losses",
         "Redis runs with `appendfsync everysec`, is killed, and its file is cut to what it was a second before",
-        "lost is only what was confirmed in the last two seconds, and only what ended in them runs again",
+        "lost is only what was confirmed in the time that the file lost, and only what ended in it runs again",
         power_losses,
     ),
     Scenario(

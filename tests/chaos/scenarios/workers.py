@@ -10,7 +10,6 @@ from tests.chaos.scenario import Scenario
 from tests.chaos.stage import Group, Stage, end
 
 PAIR = ("--processes", "2", "-c", "10")
-TRIO = ("--processes", "3", "-c", "10")
 SHORT_LEASE_S = 2.0
 HOUR_S = 3600.0
 YOUNG_S = 0.3
@@ -37,8 +36,8 @@ async def kill_child(stage: Stage, group: Group, used: set[int]) -> None:
 async def keep_killing(stage: Stage, seconds: float) -> None:
     """Kill processes of all groups until the time is up, some in the first moment of their work, some later.
 
-    A supervisor waits before it starts one that dies again and again: with more kills nobody would be left to work, and
-    recovery would be that pause.
+    A supervisor waits up to a second before it starts one that dies again and again: with more kills nobody would be
+    left to work, and recovery would be that pause and a start.
     """
     over, used = time.monotonic() + seconds, set[int]()
     while time.monotonic() < over:
@@ -63,10 +62,10 @@ async def settle_in(stage: Stage, count: int, seconds: float) -> None:
 
 async def kills(stage: Stage, seconds: float) -> None:
     stage.server()
-    stage.work(*TRIO)
-    stage.work(*TRIO)
-    stage.produce(rate=40, seconds=LONG_S)
-    await settle_in(stage, 6, seconds)
+    stage.work(*PAIR)
+    stage.work(*PAIR)
+    stage.produce(rate=25, seconds=LONG_S)
+    await settle_in(stage, 4, seconds)
     await keep_killing(stage, seconds)
 
 
@@ -126,7 +125,7 @@ async def recycling(stage: Stage, seconds: float) -> None:
     stage.work(*PAIR, "--max-tasks-per-child", "150")
     stage.work("--autoscale", "16,2")
     stage.work("--pool", "prefork", "--autoscale", "3,1", "--max-tasks-per-child", "100")
-    stage.produce(rate=40, seconds=LONG_S)
+    stage.produce(rate=25, seconds=LONG_S)
     await settle_in(stage, 4, seconds)
     await keep_killing(stage, seconds)
 
@@ -144,7 +143,7 @@ async def upgrade(stage: Stage, seconds: float) -> None:
     stage.server()
     stage.work(*PAIR)
     stage.work(*PAIR)
-    stage.produce()
+    stage.produce(count=1)
     stage.produce(count=1, module="foreign")
     await stage.first_jobs()
     over = time.monotonic() + seconds
@@ -166,7 +165,7 @@ async def clocks(stage: Stage, seconds: float) -> None:
     for face in faces:
         set_clock(face, 0.0)
         stage.work(*PAIR, env={CLOCK: str(face)})
-    stage.produce(mix={**MIX, "later": 0.2, "expiring": 0.2})
+    stage.produce(count=1, mix={**MIX, "later": 0.2, "expiring": 0.2})
     await stage.first_jobs()
     over = time.monotonic() + seconds
     while time.monotonic() < over:
