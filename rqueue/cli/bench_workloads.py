@@ -18,6 +18,7 @@ from typing import Any, Final, Self
 from rqueue.app import RQueue
 from rqueue.client.task import Task
 from rqueue.errors import RQueueError
+from rqueue.worker.worker import Worker
 
 CALLERS: Final = 100
 MANY: Final = 1000
@@ -33,6 +34,7 @@ _ALONE: Final = 20
 
 _TRIP_TIMEOUT_S: Final = 60.0
 _SHUTDOWN_S: Final = 1.0
+_LOOK_S: Final = 1.0
 
 
 class BenchFailed(RQueueError):
@@ -186,11 +188,21 @@ class Workloads:
         self._ran = 0
         async with self._app.worker(concurrency=self._plan.concurrency, shutdown_timeout=_SHUTDOWN_S) as worker:
             with _Watch() as watch:
-                await worker.drain()
+                await self._drain_while_redis_answers(worker)
         if self._ran < jobs:
             raise BenchFailed(f"{self._ran:,} of {jobs:,} jobs ran: Redis has lost the others (by eviction?)")
         await self._clear()
         return watch
+
+    async def _drain_while_redis_answers(self, worker: Worker) -> None:
+        """A worker would wait for Redis for as long as it takes; who measures wants to hear that it has gone."""
+        draining = asyncio.ensure_future(worker.drain())
+        try:
+            while not (await asyncio.wait([draining], timeout=_LOOK_S))[0]:
+                await self._app.session().broker.ping()
+            await draining
+        finally:
+            draining.cancel()
 
     async def _clear(self) -> None:
         """Remove what waits, and the results, so that Redis never holds more than one workload."""

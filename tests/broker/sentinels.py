@@ -25,9 +25,17 @@ class Fleet:
         servers: how many, the master among them.
         sentinels: how many; their quorum is a majority.
         options: of the servers.
+        down_after_ms: who is silent for so long counts as down.
     """
 
-    def __init__(self, servers: int = 2, sentinels: int = 3, options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        servers: int = 2,
+        sentinels: int = 3,
+        options: Mapping[str, str] | None = None,
+        down_after_ms: int = DOWN_AFTER_MS,
+    ) -> None:
+        self._down_after_ms = down_after_ms
         self._stack = ExitStack()
         self._sizes, self._options = (servers, sentinels), {"repl-diskless-sync-delay": "0", **(options or {})}
         self.servers: list[EmbeddedServer] = []
@@ -57,7 +65,7 @@ class Fleet:
             until(lambda server=server: ask(server, "INFO", "replication")["master_link_status"] == "up")
         options = {
             f"sentinel monitor {SERVICE}": f"127.0.0.1 {self.servers[0].port} {sentinels // 2 + 1}",
-            f"sentinel down-after-milliseconds {SERVICE}": str(DOWN_AFTER_MS),
+            f"sentinel down-after-milliseconds {SERVICE}": str(self._down_after_ms),
             f"sentinel failover-timeout {SERVICE}": "3000",
         }
         # Told of each other: it would take them two seconds to find out.

@@ -14,6 +14,10 @@ from tests.chaos.stage import Stage
 from tests.chaos.store import Store
 from tests.chaos.tasks import make_app
 
+DOWN_AFTER_MS = 2000
+"""A busy machine keeps a healthy master silent for half a second; a failover that nobody meant leads back to a server
+that has just been frozen, and what ended meanwhile runs again."""
+
 LAG_S = 1.0
 """What ended so long before a failover may not have reached the replica: Redis answers before it has."""
 
@@ -53,7 +57,7 @@ class Probe:
 
 def watched(stage: Stage) -> Fleet:
     """A master, a replica and three sentinels: the stage's store."""
-    fleet = Fleet().__enter__()
+    fleet = Fleet(down_after_ms=DOWN_AFTER_MS).__enter__()
     stage.closes(fleet.__exit__)
     places = [("127.0.0.1", sentinel.port) for sentinel in fleet.sentinels]
     stage.url, stage.store = fleet.url, Store(lambda: Sentinel(places).master_for(SERVICE))
