@@ -47,8 +47,8 @@ TITLES = {
         (
             "SIGKILL to the process that runs the jobs, 20 to 300 ms after the first job of its life; what "
             "supervises it stays. Only for those whose workers have such a process. With fewer kills: "
-            "rqueue waits longer each time before it replaces "
-            "a process that dies at once."
+            "when this was first measured, rqueue waited longer each time before it replaced "
+            "a process that died at once."
         ),
         COUNTS,
     ),
