@@ -29,8 +29,8 @@ class RQueue(Client):
     """An asyncio-native task queue on Redis.
 
     Args:
-        url: ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://`` (``valkey://``, ``valkeys://`` alike) or
-            ``memory://``.
+        url: ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://``, ``redis+cluster://`` (``rediss+…`` and
+            ``valkey…`` alike) or ``memory://``.
         queues: the app's queues; what a worker without ``-Q`` serves. Default: one, ``default``.
         routes: task-name pattern -> queue; the first that matches counts.
         namespace: the first part of every key.
@@ -181,8 +181,7 @@ def _named(queues: Sequence[Queue | str]) -> dict[str, Queue]:
 
 def _pairs(routes: Any) -> tuple[tuple[str, str], ...]:
     """Routes in their order, checked."""
-    given: object = routes  # whatever its annotation says
-    if not isinstance(given, Mapping | None) or not all(isinstance(pattern, str) for pattern in given or ()):
+    if not isinstance(routes, Mapping | None) or not all(isinstance(pattern, str) for pattern in routes or ()):
         raise ConfigError(
             f"routes {routes!r}: queues by patterns of tasks' names, for example {{'*.email.*': 'email'}}"
         )

@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from rqueue import Depends, JobExpired, JobFailed, JobNotFound, Queue, RQueue, StartupFailed
+from rqueue.broker.durable import DurableBroker
 from rqueue.errors import BrokerUnavailable, ConfigError
 from rqueue.wire.message import Message
 from rqueue.wire.state import State
@@ -1320,3 +1321,10 @@ async def test_a_redis_that_may_throw_jobs_away_is_named_loudly(new_server, log)
     async with app, app.worker():
         pass
     assert log.of("redis may throw jobs away: set maxmemory-policy to noeviction", policy="allkeys-lru")
+
+
+@pytest.mark.parametrize("durability", ["memory", "replicated"])
+async def test_what_a_worker_sends_to_another_queue_is_as_durable_as_what_is_enqueued(redis_url, durability):
+    """Breaks when a job that moves between masters is let go of here before it is confirmed there."""
+    async with RQueue(redis_url, durability=durability).worker() as worker:
+        assert isinstance(worker._broker, DurableBroker) is (durability == "replicated")
