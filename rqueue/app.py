@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from rqueue.broker.endpoint import Endpoint
 from rqueue.client.client import Client
 from rqueue.client.options import Seconds, seconds
-from rqueue.config import AppConfig, Limits, Queue, WorkerConfig
+from rqueue.config import AppConfig, Limits, Queue, Results, WorkerConfig
 from rqueue.errors import ConfigError
 from rqueue.wire.keys import check_queue_name
 from rqueue.wire.seal import Keyring
@@ -39,6 +39,8 @@ class RQueue(Client):
         dead_max: dead letters kept for each queue.
         dead_ttl: seconds a dead letter is kept.
         enqueue_timeout: seconds that ``enqueue`` tries to reach Redis; at most 3600.
+        results: a database that keeps what became of each job: its URL, ``postgresql+asyncpg://…`` or
+            ``sqlite+aiosqlite:///…``, or a :class:`~rqueue.config.Results`. Default: none, Redis alone keeps results.
         durability: when an enqueue is confirmed: once Redis has it in memory, once it is ``replicated``, or once it is
             on disk (``fsync``). Default: ``RQUEUE_DURABILITY``, else ``memory``.
         replicas: how many replicas must have it, if it is to be replicated.
@@ -66,6 +68,7 @@ class RQueue(Client):
         dead_max: int = _LIMITS.dead_max,
         dead_ttl: Seconds = _LIMITS.dead_ttl_s,
         enqueue_timeout: Seconds = _LIMITS.enqueue_timeout_s,
+        results: Results | str | None = None,
         durability: Durability | None = None,
         replicas: int = _LIMITS.replicas,
         signing_keys: Sequence[str | bytes] | None = None,
@@ -84,7 +87,9 @@ class RQueue(Client):
             replicas=replicas,
         )
         keyring = Keyring.of(signing_keys, encryption_keys, allow_unsigned, os.environ)
-        super().__init__(Endpoint(url), AppConfig(namespace, _named(queues), _pairs(routes), limits), keyring)
+        kept = Results(results) if isinstance(results, str) else results
+        config = AppConfig(namespace, _named(queues), _pairs(routes), limits, kept)
+        super().__init__(Endpoint(url), config, keyring)
         if lifespan is not None and not callable(lifespan):
             raise ConfigError(f"lifespan {lifespan!r}: a function of the app that gives an async context manager")
         self.lifespan = lifespan

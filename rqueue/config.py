@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Final
 
 from rqueue.errors import ConfigError
@@ -73,6 +74,35 @@ class Limits:
         if self.durability not in DURABILITIES:
             raise ConfigError(f"durability {self.durability!r}: one of {', '.join(DURABILITIES)}")
         whole("replicas", self.replicas, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Where results are kept beside Redis, and for how long.
+
+    Args:
+        url: ``postgresql+asyncpg://``, ``postgresql+psycopg://``, ``sqlite+aiosqlite:///file`` (the extra ``sql``), or
+            another Redis: ``redis://``.
+        retention: seconds, or a timedelta, or an age such as ``30d``, after which a worker removes rows; None never.
+        keep_failures: rows in state FAILURE are not removed by ``retention``.
+        args_bytes: a job's arguments are cut to this many bytes of JSON. 4 KiB: they are kept to be read by people.
+        spool_bytes: while the store is away, rows wait in Redis, up to this many bytes for each queue. 64 MiB: about
+            a hundred thousand ordinary jobs.
+        outbox: the database of :meth:`~rqueue.client.task.Task.enqueue_in`'s table. Default: ``url``.
+    """
+
+    url: str
+    retention: float | timedelta | str | None = None
+    keep_failures: bool = False
+    args_bytes: int = 4096
+    spool_bytes: int = 64 * 1024 * 1024
+    outbox: str | None = None
+
+    def __post_init__(self) -> None:
+        if "://" not in str(self.url):
+            raise ConfigError(f"results {self.url!r}: a URL, for example postgresql+asyncpg://localhost/app")
+        whole("args_bytes", self.args_bytes, 0)
+        whole("spool_bytes", self.spool_bytes, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +208,14 @@ class AppConfig:
         queues: the app's queues by name.
         routes: (task-name pattern, queue) pairs; the first that matches counts.
         limits: bounds on what is stored.
+        results: where results are kept beside Redis; None: nowhere.
     """
 
     namespace: str = "rqueue"
     queues: Mapping[str, Queue] = field(default_factory=dict)
     routes: Sequence[tuple[str, str]] = ()
     limits: Limits = field(default_factory=Limits)
+    results: Results | None = None
 
     def queue(self, name: str) -> Queue:
         """The queue of that name; one that was not declared has the default priority."""

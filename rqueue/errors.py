@@ -76,6 +76,18 @@ class DurabilityRefused(BrokerError, ConfigError):
     """The server cannot confirm what ``durability`` asks for; the text says what it needs. Nothing was enqueued."""
 
 
+class StoreError(RQueueError):
+    """The result store refused, or could not be asked."""
+
+
+class StoreUnavailable(StoreError, ConnectionError):
+    """The result store could not be reached, or did not answer in time; what was to be written may be written again."""
+
+
+class SchemaMismatch(StoreError):
+    """The result store's tables are not those that this version knows; the text names the command to run."""
+
+
 class EnqueueUnknown(BrokerError):
     """The reply to an enqueue was lost for good: the jobs with these ids may exist, or not.
 

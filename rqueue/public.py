@@ -10,7 +10,7 @@ from rqueue.client.revocation import Cancellations, Cancelled
 from rqueue.client.schedules import ScheduleInfo
 from rqueue.client.signals import JobOutcome
 from rqueue.client.task import Signature, Task
-from rqueue.config import Queue
+from rqueue.config import Queue, Results
 from rqueue.errors import (
     BrokerError,
     BrokerForbidden,
@@ -37,10 +37,13 @@ from rqueue.errors import (
     Retry,
     RQueueError,
     ScheduleNotFound,
+    SchemaMismatch,
     Signal,
     Snooze,
     SoftTimeLimitExceeded,
     StartupFailed,
+    StoreError,
+    StoreUnavailable,
     TimeLimitExceeded,
     UnknownTask,
     WaitTimeout,
@@ -88,16 +91,20 @@ __all__ = [
     "Request",
     "ResultError",
     "ResultNotKept",
+    "Results",
     "Resumed",
     "Retry",
     "ScheduleInfo",
     "ScheduleNotFound",
+    "SchemaMismatch",
     "Signal",
     "Signature",
     "Snooze",
     "SoftTimeLimitExceeded",
     "StartupFailed",
     "State",
+    "StoreError",
+    "StoreUnavailable",
     "SyncJob",
     "Task",
     "TimeLimitExceeded",

@@ -18,6 +18,7 @@ from rqueue.broker.router import Router
 from rqueue.embedded import EmbeddedServer
 
 from .cluster import Cluster, is_on_a_cluster_always, unlike_a_cluster
+from .postgres import NoPostgres, Postgres
 
 NewServer = Callable[..., EmbeddedServer]
 
@@ -26,6 +27,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _memory_names = itertools.count(1)
+_database_names = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
@@ -126,3 +128,36 @@ def new_server() -> Iterator[NewServer]:
             return running.enter_context(EmbeddedServer(options=options, directory=directory, port=port))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One PostgreSQL for the whole session; a test that ends or changes it asks for `new_postgres` instead."""
+    with start_postgres(Postgres()) as running:
+        yield running
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> Iterator[str]:
+    """A database of the test's own, without tables."""
+    name = f"test_{next(_database_names)}"
+    postgres.run(f"CREATE DATABASE {name}")
+    yield postgres.url(name)
+    postgres.run(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def new_postgres() -> Iterator[Callable[..., Postgres]]:
+    """Start servers of the test's own, with settings; all are stopped at its end."""
+    with ExitStack() as running:
+        yield lambda options=None: running.enter_context(start_postgres(Postgres(options)))
+
+
+def start_postgres(server: Postgres) -> Postgres:
+    """Where there is none the test is skipped; never in CI, which has a package that carries one."""
+    try:
+        return server.start()
+    except NoPostgres as exc:
+        if "CI" in os.environ:
+            raise
+        pytest.skip(str(exc))

@@ -19,7 +19,17 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "rqueue"
 
-LAYERS = {"errors": 0, "config": 0, "log": 0, "wire": 0, "policy": 1, "broker": 2, "client": 3, "worker": 4}
+LAYERS = {
+    "errors": 0,
+    "config": 0,
+    "log": 0,
+    "wire": 0,
+    "policy": 1,
+    "broker": 2,
+    "results": 2,
+    "client": 3,
+    "worker": 4,
+}
 EDGE = 5  # app, cli, testing, pytest_plugin, embedded, ext, __init__, __main__: whatever LAYERS does not name
 
 REDIS_CLIENTS = {"redis", "fakeredis", "hiredis", "valkey", "lupa"}
@@ -38,6 +48,7 @@ LAZY_IMPORTS = {
     ("rqueue.supervisor.served", "rqueue.supervisor.custody"): "a supervisor is half as large until a process ends",
     ("rqueue.policy", "cronsim"): "the cron extra",
     ("rqueue.wire.seal", "cryptography"): "the crypto extra",
+    ("rqueue.results.stores", "rqueue.results.sql"): "the sql extra",
     ("rqueue.pytest_plugin", "rqueue.testing"): "pytest loads plugins before it measures or rewrites anything",
     ("rqueue.cli", "rqueue.embedded"): "only a trial needs a server of its own",
     ("rqueue.cli", "uvloop"): "is not there on Windows",

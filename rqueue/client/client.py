@@ -498,7 +498,7 @@ class Client:
         if session is not None and session.is_usable():
             self._closing = asyncio.create_task(session.close())  # the app has moved to another server
         self._sessions = {other: each for other, each in self._sessions.items() if each.is_usable()}
-        session = self._sessions[loop] = Session(self.endpoint, self.keys, self.config.limits)
+        session = self._sessions[loop] = Session(self.endpoint, self.keys, self.config.limits, self.config.results)
         return session
 
     def portal(self) -> Portal:

@@ -11,7 +11,10 @@ from rqueue.broker.endpoint import Endpoint
 from rqueue.client.events import Events
 from rqueue.client.listener import Listener
 from rqueue.client.producer import Producer
-from rqueue.config import Limits
+from rqueue.config import Limits, Results
+from rqueue.errors import ConfigError
+from rqueue.results.store import ResultStore
+from rqueue.results.stores import store_for
 from rqueue.wire.keys import Keys
 
 _SHORTEST_REPLY_S = 2.0
@@ -31,9 +34,12 @@ class Session:
         endpoint: where Redis is.
         keys: the namespace.
         limits: bounds on what is stored.
+        results: where results are kept beside Redis, or None.
     """
 
-    def __init__(self, endpoint: Endpoint, keys: Keys, limits: Limits) -> None:
+    def __init__(self, endpoint: Endpoint, keys: Keys, limits: Limits, results: Results | None = None) -> None:
+        self._results = results
+        self._store: ResultStore | None = None
         self.loop = asyncio.get_running_loop()
         self._forks = len(_forks)
         # Half of the time that an enqueue has: a connection that nobody answers on must leave time for another one.
@@ -47,6 +53,18 @@ class Session:
         """True in the loop and the process in which it was made."""
         return self._forks == len(_forks) and not self.loop.is_closed()
 
+    def store(self) -> ResultStore:
+        """The result store, connected when it is used first.
+
+        Raises:
+            ConfigError: the app has none.
+        """
+        if self._results is None:
+            raise ConfigError("the app keeps no history: give RQueue(results='postgresql+asyncpg://…')")
+        if self._store is None:
+            self._store = store_for(self._results)
+        return self._store
+
     async def close(self) -> None:
         """Let what is under way end, and close the connections."""
         for events in tuple(self.open_events):
@@ -54,3 +72,5 @@ class Session:
         await self.producer.close()
         await self.listener.close()
         await self.broker.close()
+        if self._store is not None:
+            await self._store.close()

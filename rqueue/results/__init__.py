@@ -1,0 +1,1 @@
+"""Result stores: where what became of jobs is kept for longer than Redis keeps it."""

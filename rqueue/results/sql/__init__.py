@@ -1,0 +1,1 @@
+"""The result store in PostgreSQL or SQLite, by SQLAlchemy: the extra ``sql``."""

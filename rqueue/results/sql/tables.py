@@ -1,0 +1,113 @@
+"""The tables as SQLAlchemy knows them, for queries; the migrations make them.
+
+Times are ``timestamptz`` in PostgreSQL, and in SQLite text in UTC, ``2026-11-22 08:00:00.000000``.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+UNKNOWN: Final = datetime.fromtimestamp(0, UTC)
+"""In ``enqueued``, of a job whose producer did not say when: it is part of the key, so it is never NULL."""
+
+
+class Moment(TypeDecorator[datetime]):
+    """A moment: aware, and in UTC, wherever it is stored."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To the database."""
+        if value is None or dialect.name != "sqlite":
+            return value
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's
+        """From the database."""
+        if value is None:
+            return None
+        assert isinstance(value, datetime)
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+metadata = MetaData()
+
+jobs = Table(
+    "rqueue_jobs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("enqueued", Moment, primary_key=True),
+    Column("task", Text),
+    Column("queue", Text, nullable=False),
+    Column("priority", SmallInteger),
+    Column("state", Text, nullable=False),
+    Column("args", Text),  # JSON text, as is kwargs, result and history: `json` in PostgreSQL
+    Column("kwargs", Text),
+    Column("result", Text),
+    Column("error", Text),
+    Column("traceback", Text),
+    Column("attempts", Integer, nullable=False),
+    Column("losses", Integer, nullable=False),
+    Column("worker", Text),
+    Column("parent_id", Text),
+    Column("root_id", Text),
+    Column("started", Moment),
+    Column("finished", Moment, nullable=False),
+    Column("wait_ms", BigInteger),
+    Column("run_ms", BigInteger),
+    Column("history", Text),
+    Column("recorded", Moment, nullable=False),
+)
+
+hours = Table(
+    "rqueue_hours",
+    metadata,
+    Column("hour", Moment, primary_key=True),
+    Column("task", Text, primary_key=True),
+    Column("succeeded", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("revoked", BigInteger, nullable=False),
+    Column("waits", Text, nullable=False),  # JSON: how many fell into which bucket
+    Column("runs", Text, nullable=False),
+)
+
+marks = Table(
+    "rqueue_marks",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("at", Moment, nullable=False),
+)
+
+outbox = Table(
+    "rqueue_outbox",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("job_id", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("is_custom", Boolean, nullable=False),
+    Column("level", SmallInteger, nullable=False),
+    Column("due", Text, nullable=False),
+    Column("message", LargeBinary, nullable=False),
+    Column("lock", Text, nullable=False),
+    Column("created", Moment, nullable=False),
+    Column("batch", Text),
+    Column("marked", Moment),
+)
