@@ -52,5 +52,7 @@ def engine_for(url: str, *, pool_size: int = 2) -> AsyncEngine:
     """
     parsed = database_url(url)
     if parsed.get_backend_name() == "sqlite":
-        return create_async_engine(parsed)
-    return create_async_engine(parsed, pool_size=pool_size, max_overflow=0, pool_recycle=1800)
+        return create_async_engine(parsed, hide_parameters=True)
+    return create_async_engine(
+        parsed, pool_size=pool_size, max_overflow=0, pool_recycle=1800, pool_timeout=2, hide_parameters=True
+    )

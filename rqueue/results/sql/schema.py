@@ -7,12 +7,12 @@ from typing import Final
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-VERSION_TABLE: Final = "rqueue_version"
+from rqueue.results.sql import version
+
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 
@@ -31,14 +31,10 @@ def newest() -> str:
 async def current(engine: AsyncEngine) -> str | None:
     """The database's version; None where there are no tables yet."""
     async with engine.connect() as connection:
-        return await connection.run_sync(_current)
+        return await version.current(connection)
 
 
 async def upgrade(engine: AsyncEngine) -> None:
     """Bring the tables up to date."""
     async with engine.begin() as connection:
         await connection.run_sync(lambda sync: command.upgrade(_config(sync), "head"))
-
-
-def _current(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
