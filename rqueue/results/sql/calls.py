@@ -18,13 +18,12 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from rqueue.errors import ConfigError, SchemaMismatch, StoreUnavailable
+from rqueue.results.sql.version import UPGRADE
 
 T = TypeVar("T")
 
 TIMEOUT_S: Final = 2.0
 """What one call may take, a new connection included: a write of thousands of rows takes some tens of milliseconds."""
-
-UPGRADE: Final = "run `rqueue db upgrade`"
 
 _TRIES: Final = 5
 # By PostgreSQL's SQLSTATE, or the first two characters of it, its class.

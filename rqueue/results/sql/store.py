@@ -10,11 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from rqueue.errors import SchemaMismatch
 from rqueue.results.row import Row, replaces
-from rqueue.results.sql.calls import TIMEOUT_S, UPGRADE, Refused, call, close
+from rqueue.results.sql import version
+from rqueue.results.sql.calls import TIMEOUT_S, Refused, call, close
 from rqueue.results.sql.engine import engine_for
 from rqueue.results.sql.tables import FIELDS, jobs, row_from
 from rqueue.results.sql.upsert import encoded, least, statement, storable
-from rqueue.results.sql.version import VERSION, current
 
 
 class SqlStore:
@@ -43,15 +43,9 @@ class SqlStore:
         Raises:
             StoreUnavailable, SchemaMismatch: as :class:`~rqueue.results.store.ResultStore` says.
         """
-        found = await call(self.engine, current, timeout_s=self._timeout_s)
-        if found is None:
-            raise SchemaMismatch(f"{self.shown}: there are no tables yet; {UPGRADE}")
-        if found < VERSION:
-            raise SchemaMismatch(f"{self.shown}: the tables are of version {found}, this is {VERSION}; {UPGRADE}")
-        if found > VERSION:
-            raise SchemaMismatch(
-                f"{self.shown}: the tables are of version {found}, which a newer rqueue has made; this knows {VERSION}"
-            )
+        found = await call(self.engine, version.current, timeout_s=self._timeout_s)
+        if complaint := version.complaint(found):
+            raise SchemaMismatch(f"results {self.shown}: {complaint}")
 
     async def save(self, rows: Sequence[Row]) -> Sequence[str]:
         """Write rows: see :meth:`~rqueue.results.store.ResultStore.save`."""

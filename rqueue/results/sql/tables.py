@@ -136,3 +136,9 @@ outbox = Table(
     Column("batch", Text),
     Column("marked", Moment),
 )
+
+INDEXES: Final = {
+    "rqueue_jobs": tuple(f"rqueue_jobs_{name}" for name in ("finished", "task", "queue", "state", "parent")),
+    "rqueue_outbox": ("rqueue_outbox_batch",),
+}
+POSTGRES_INDEXES: Final = {"rqueue_jobs": ("rqueue_jobs_words", "rqueue_jobs_date_done")}

@@ -16,6 +16,20 @@ VERSION: Final = "0003"
 VERSION_TABLE: Final = "rqueue_version"
 
 
+UPGRADE: Final = "run `rqueue db upgrade`"
+
+
+def complaint(found: str | None) -> str | None:
+    """What is wrong with a database of that version, and what to do; None where nothing is."""
+    if found is None:
+        return f"there are no tables yet; {UPGRADE}"
+    if found < VERSION:
+        return f"the tables are of version {found}, this rqueue needs {VERSION}; {UPGRADE}"
+    if found > VERSION:
+        return f"the tables are of version {found}, made by a newer rqueue; this one knows {VERSION}: install the newer"
+    return None
+
+
 async def current(connection: AsyncConnection) -> str | None:
     """The database's version; None where there are no tables yet."""
     return await connection.run_sync(_current)
