@@ -43,6 +43,7 @@ _POSTGRES: Final = (
     )
     + " FROM rqueue_jobs",
 )
+_DELETE: Final = "DELETE FROM rqueue_jobs WHERE rowid = OLD.id"
 _SQLITE: Final = (
     f"DROP VIEW IF EXISTS {NAME}",
     f"CREATE VIEW {NAME} AS "  # noqa: S608
@@ -54,7 +55,7 @@ _SQLITE: Final = (
         kwargs="kwargs",
     )
     + " FROM rqueue_jobs",
-    f"CREATE TRIGGER {NAME}_delete INSTEAD OF DELETE ON {NAME} BEGIN DELETE FROM rqueue_jobs WHERE rowid = OLD.id; END",
+    f"CREATE TRIGGER {NAME}_delete INSTEAD OF DELETE ON {NAME} BEGIN {_DELETE}; END",
 )
 
 
