@@ -12,6 +12,7 @@ from rqueue.broker.broker import Enqueued, Known
 from rqueue.broker.endpoint import Endpoint
 from rqueue.client.context import current_request
 from rqueue.client.events import Event, Events, events_of
+from rqueue.client.history import History
 from rqueue.client.job import Job, JobInfo, SyncJob
 from rqueue.client.listener import is_abandoned
 from rqueue.client.options import NO_OPTIONS, TaskKwargs, TaskOptions
@@ -430,6 +431,11 @@ class Client:
         """
         criteria = Criteria(None if task is None else self.tasks.names(task), header)
         return await Revocation(self).matching(criteria, queue, terminate=terminate, dry_run=dry_run)
+
+    @property
+    def history(self) -> History:
+        """What became of jobs, asked of the database that ``results=`` names."""
+        return History(self)
 
     # Pausing
 
