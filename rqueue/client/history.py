@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, Unpack
 
@@ -209,7 +209,10 @@ class History:
         return await write(self.jobs(**which), file, format)
 
     def _selection(self, which: SelectionKwargs) -> Selection:
-        return Selection.of(which, datetime.now(UTC))
+        selection = Selection.of(which, datetime.now(UTC))
+        if selection.task is None:
+            return selection
+        return replace(selection, task=self._client.tasks.full_name(selection.task))
 
     async def _page(
         self, engine: AsyncEngine, selection: Selection, limit: int, after: Position | None
