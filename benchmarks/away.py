@@ -21,8 +21,7 @@ from benchmarks.contender import Contender, Setup
 from benchmarks.databases import Database, Databases
 from benchmarks.measure import MB, Ran, quantiles_ms
 from benchmarks.results import DIRECTORY, Results, Run
-from benchmarks.stage import START_S, RunFailed, Stage
-from benchmarks.workloads import FIRST_POLL_S
+from benchmarks.stage import FIRST_POLL_S, START_S, RunFailed, Stage
 from rqueue.embedded import EmbeddedServerError
 from tests.postgres import NoPostgres
 
@@ -68,7 +67,7 @@ def measure(
 ) -> None:
     """Each fault with each load."""
     path, start = DIRECTORY / f"{chosen.name}.json", time.monotonic()
-    for number in range(1, (1 if chosen.rounds is None else chosen.rounds) + 1):
+    for number in range(1, chosen.rounds + 1):
         for fault, (strike, heal) in faults(databases).items():
             for load, title in TITLES.items():
                 workload = f"away-{fault}-{load}"
@@ -149,7 +148,7 @@ def _away(stage: Stage, database: Database, jobs: Any, away_s: float, fault: Any
     healed = time.time()
     if callable(jobs):
         jobs = SAMPLE_JOBS + jobs().result(END_S)["count"]
-    stage.wait(lambda: [watch.look()] and stage.records.count() >= jobs, END_S, LOOK_S)
+    stage.wait(lambda: watch.look() >= 0 and stage.records.count() >= jobs, END_S, LOOK_S)
     is_settled = stage.wait(lambda: watch.look() == 0 and stage.contender.unsettled(stage.redis) == 0, END_S, LOOK_S)
     runs = stage.records.read(SAMPLE_JOBS)
     rows, ids = database.kept()
@@ -183,7 +182,7 @@ def _phase(name: str, runs: Sequence[Ran], start: float, end: float) -> dict[str
 
 def _watch(stage: Stage, watch: Watch, seconds: float) -> None:
     over = time.monotonic() + seconds
-    stage.wait(lambda: [watch.look()] and time.monotonic() > over, seconds + LOOK_S, LOOK_S)
+    stage.wait(lambda: watch.look() >= 0 and time.monotonic() > over, seconds + LOOK_S, LOOK_S)
 
 
 def _settled(stage: Stage) -> None:

@@ -84,8 +84,8 @@ class Contender:
     is_supervised: ClassVar[bool] = False
     """Whether a worker has a process of its own that replaces those that run jobs."""
     store: ClassVar[str] = ""
-    """Where its results go if not to its Redis: SQLAlchemy's ``postgresql+asyncpg``, or ``redis`` for another one. Whoever
-    has one takes part in ``make bench-results`` alone."""
+    """Where its results go if not to its Redis: ``postgresql+asyncpg`` and the like, or ``redis`` for another one.
+    Whoever has one takes part in ``make bench-results`` alone."""
     rows: ClassVar[str] = ""
     """SQL that counts the rows there of jobs that succeeded, and their distinct ids."""
     asynchronous: ClassVar[bool] = True

@@ -26,8 +26,8 @@ from benchmarks.contenders import find_contenders
 from benchmarks.databases import Database, Databases
 from benchmarks.measure import cpu_s, redis_use, steady_rate
 from benchmarks.results import DIRECTORY, Results, Run
-from benchmarks.stage import START_S, RunFailed, Stage
-from benchmarks.workloads import CLEAN_S, FEWEST, FIRST_POLL_S, Pace, round_trip
+from benchmarks.stage import FIRST_POLL_S, START_S, RunFailed, Stage
+from benchmarks.workloads import CLEAN_S, FEWEST, Pace, round_trip
 from rqueue.embedded import EmbeddedServerError
 from tests.postgres import NoPostgres
 
@@ -53,7 +53,7 @@ def drain(stage: Stage, database: Database, jobs: int) -> dict[str, Any]:
     in_time = stage.wait(lambda: stage.contender.unsettled(stage.redis) == 0, CLEAN_S, LOOK_S)
     ended = time.time()
     used, runs = redis_use(stage.redis).per_task(before, jobs - first), stage.records.read()
-    values = {
+    values: dict[str, Any] = {
         "rate": len(runs) / (ended - min(run.at for run in runs)),
         "bodies": steady_rate(runs),
         "jobs": jobs,
@@ -100,7 +100,7 @@ def chosen_options(arguments: Sequence[str]) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="python -m benchmarks.results_store", description=__doc__)
     options.add_argument("--quick", action="store_true", help="PostgreSQL by asyncpg alone, in two minutes")
     options.add_argument("--contenders", metavar="NAME,…", help="only these")
-    options.add_argument("--rounds", type=int, help="of all (5, quick 3)")
+    options.add_argument("--rounds", type=int, help="of all (5, quick 3, away 1)")
     options.add_argument("--seconds", type=float, default=2.0, help="of steady work in a run (2)")
     options.add_argument("--minutes", type=float, default=10.0, help="begin no run after so long (10)")
     options.add_argument("--away", action="store_true", help="take the database away under load instead")
@@ -108,7 +108,7 @@ def chosen_options(arguments: Sequence[str]) -> argparse.Namespace:
     options.add_argument("--name", help="of the files under benchmarks/results (results-store, or results-away)")
     chosen = options.parse_args(arguments)
     chosen.name = chosen.name or ("results-away" if chosen.away else "results-store")
-    chosen.rounds = chosen.rounds or (3 if chosen.quick else 5)
+    chosen.rounds = chosen.rounds or (1 if chosen.away else 3 if chosen.quick else 5)
     chosen.away_seconds = chosen.away_seconds or (5.0 if chosen.quick else 60.0)
     return chosen
 

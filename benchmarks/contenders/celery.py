@@ -99,8 +99,8 @@ class Database(Prefork):
     rows = "SELECT count(*), count(DISTINCT task_id) FROM celery_taskmeta WHERE status = 'SUCCESS'"
     settings = (
         f"as celery-prefork, but results in PostgreSQL: db+postgresql+psycopg2://, result_extended, which keeps the "
-        f"arguments as rqueue does, else its defaults ({DOCS}/configuration.html#database-backend-settings); a result is "
-        f"asked for each {1000 * ASK_EACH_S:g} ms, since it is not announced (the default is 500)"
+        f"arguments as rqueue does, else its defaults ({DOCS}/configuration.html#database-backend-settings); a result "
+        f"is asked for each {1000 * ASK_EACH_S:g} ms, since it is not announced (the default is 500)"
     )
 
     def result(self, handle: Any, timeout: float) -> Any:
