@@ -15,9 +15,9 @@ from .conftest import ask
 
 
 @pytest.fixture(params=["asyncpg", "psycopg"])
-async def driven(request, own_postgres):
+async def driven(request, postgres, migrated_postgres):
     """An engine with one connection, so that one which is not given back is missed."""
-    made = engine_for(own_postgres.replace("asyncpg", request.param), pool_size=1)
+    made = engine_for(postgres.url(migrated_postgres, request.param), pool_size=1)
     yield made
     await made.dispose()
 
@@ -135,8 +135,8 @@ async def test_our_own_mistakes_are_not_hidden(driven):
         await call(driven, work)
 
 
-async def test_an_option_that_the_driver_does_not_know(own_postgres):
-    made = engine_for(own_postgres + "?no_such_option=1")
+async def test_an_option_that_the_driver_does_not_know(postgres):
+    made = engine_for(postgres.url() + "?no_such_option=1")
     with pytest.raises(ConfigError, match="no_such_option"):
         await call(made, sleep)
     await close(made)
