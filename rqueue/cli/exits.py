@@ -16,6 +16,7 @@ from rqueue.errors import (
     MissingDependency,
     RQueueError,
     ScheduleNotFound,
+    SchemaMismatch,
     WaitTimeout,
 )
 
@@ -56,6 +57,7 @@ _CODES: Final[tuple[tuple[type[RQueueError], Code], ...]] = (
     (JobError, Code.FAILED),
     (BrokerError, Code.REDIS),
     (ConfigError, Code.USAGE),
+    (SchemaMismatch, Code.USAGE),
     (MissingDependency, Code.USAGE),
     (MessageTooLarge, Code.USAGE),
 )
