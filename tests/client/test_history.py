@@ -4,6 +4,8 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import Text, bindparam, cast
+from sqlalchemy.dialects.postgresql import JSON as PG_JSON
 
 from rqueue import ConfigError, JobNotFound, RQueue, SchemaMismatch, State, StoreUnavailable
 from rqueue.client.history import HistoryEntry
@@ -61,10 +63,16 @@ ROWS = [
 ALL = [each["id"] for each in ROWS]
 
 
+JSON = ("args", "kwargs", "result", "history")
+
+
 async def put(url, rows):
     engine = engine_for(url)
+    insert = jobs.insert()
+    if engine.dialect.name == "postgresql":
+        insert = insert.values({name: cast(bindparam(name, type_=Text), PG_JSON) for name in JSON})
     async with engine.begin() as connection:
-        await connection.execute(jobs.insert(), rows)
+        await connection.execute(insert, rows)
     await engine.dispose()
 
 
