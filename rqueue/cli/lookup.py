@@ -22,7 +22,6 @@ from rqueue.errors import ConfigError
 from rqueue.wire.keys import Keys
 
 USUAL_MODULES: Final = ("tasks", "app", "main")
-DEFAULT_URL: Final = "redis://localhost:6379/0"
 DEFAULT_NAMESPACE: Final = "rqueue"
 
 
@@ -49,6 +48,7 @@ def find_app(name: str | None, url: str | None = None, namespace: str | None = N
     app = _load(name) if name else _from_usual_files(directory)
     if url is not None:
         app.endpoint = Endpoint(url)
+        app.variables = tuple(name for name in app.variables if not name.startswith("CELERY_BROKER"))
     if namespace is not None:
         app.keys = Keys(namespace)
     return app
@@ -92,8 +92,8 @@ def find_keeper(name: str | None, results: str | None) -> RQueue:
 
 
 def bare(url: str | None, namespace: str | None) -> RQueue:
-    """An app without tasks, queues and routes, that knows only where Redis is."""
-    return RQueue(url or DEFAULT_URL, namespace=namespace or DEFAULT_NAMESPACE)
+    """An app without tasks, queues and routes, that knows only where Redis is, by the environment where nobody says."""
+    return RQueue(url or None, namespace=namespace or DEFAULT_NAMESPACE)
 
 
 def unknown_task(client: RQueue, name: str) -> str | None:
