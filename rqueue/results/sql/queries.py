@@ -43,7 +43,8 @@ _SEARCHED: Final = ("task", "args", "kwargs", "error")
 _BY_INDEX: Final = ("parent_id", "root_id", "task", "queue")
 """Each has an index that is in the order of history behind it; the first that is asked for is taken."""
 
-_WINDOW: Final = 5_000
+_WINDOW: Final = 1_000
+_WINDOW_OF_WORDS: Final = 5_000
 _WORDS: Final[ColumnElement[Any]] = literal_column("words")
 _SIMPLE: Final[ColumnElement[Any]] = literal_column("'simple'")
 
@@ -123,7 +124,8 @@ def statement(selection: Selection, limit: int, after: Position | None, dialect:
 def near(selection: Selection, limit: int, after: Position | None) -> Select[Any]:
     """The jobs that are meant among the newest that one index finds, of which only so many are looked at."""
     walked = and_(True, *_by_index(selection, jobs), *_times(selection, after))
-    window = _newest(select(jobs, _WORDS).where(walked), jobs, max(_WINDOW, 10 * limit)).subquery("near")
+    most = max(_WINDOW_OF_WORDS if selection.words else _WINDOW, 10 * limit)
+    window = _newest(select(jobs, _WORDS).where(walked), jobs, most).subquery("near")
     found = select(*_columns(window)).where(and_(True, *_by_reading(selection, window, "postgresql")))
     return _newest(found, window, limit)
 
