@@ -138,7 +138,10 @@ outbox = Table(
 )
 
 INDEXES: Final = {
-    "rqueue_jobs": tuple(f"rqueue_jobs_{name}" for name in ("finished", "task", "queue", "state", "parent")),
+    "rqueue_jobs": tuple(
+        f"rqueue_jobs_{name}"
+        for name in ("finished", "task", "queue", "state", "state_task", "state_queue", "parent", "root")
+    ),
     "rqueue_outbox": ("rqueue_outbox_batch",),
 }
 POSTGRES_INDEXES: Final = {"rqueue_jobs": ("rqueue_jobs_words", "rqueue_jobs_date_done")}
