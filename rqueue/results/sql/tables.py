@@ -80,12 +80,13 @@ jobs = Table(
 hours = Table(
     "rqueue_hours",
     metadata,
+    Column("span", SmallInteger, primary_key=True),  # hours that it counts: 1, or the 24 of a day in UTC
     Column("hour", Moment, primary_key=True),
     Column("task", Text, primary_key=True),
     Column("succeeded", BigInteger, nullable=False),
     Column("failed", BigInteger, nullable=False),
     Column("revoked", BigInteger, nullable=False),
-    Column("waits", Text, nullable=False),  # JSON: how many fell into which bucket
+    Column("waits", Text, nullable=False),  # JSON: bucket, count, bucket, count, …: see rqueue.results.tally
     Column("runs", Text, nullable=False),
 )
 
