@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, Unpack
 
+from rqueue.client.export import write
 from rqueue.client.job import JobInfo
 from rqueue.config import whole
 from rqueue.errors import ConfigError, JobNotFound
@@ -186,8 +188,31 @@ class History:
             earlier=tuple(earlier),
         )
 
+    async def export(
+        self,
+        file: str | os.PathLike[str] | BinaryIO,
+        format: str = "jsonl",  # noqa: A002 - as on the command line
+        **which: Unpack[SelectionKwargs],
+    ) -> int:
+        """Write each job that is meant into a file, the newest first, in constant memory; the number of them.
+
+        A file that is named is there once it is whole: before that, what it held stays.
+
+        Args:
+            file: a path, or a stream that is open for bytes.
+            format: ``jsonl``, a line of JSON for each job, or ``csv``.
+            **which: the conditions.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        return await write(self.jobs(**which), file, format)
+
     def _selection(self, which: SelectionKwargs) -> Selection:
-        return Selection.of(which, datetime.now(UTC))
+        selection = Selection.of(which, datetime.now(UTC))
+        if selection.task is None:
+            return selection
+        return replace(selection, task=self._client.tasks.full_name(selection.task))
 
     async def _page(
         self, engine: AsyncEngine, selection: Selection, limit: int, after: Position | None

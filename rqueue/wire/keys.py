@@ -161,6 +161,10 @@ class Keys:
         self.control = f"{namespace}:control".encode()
         self._queues: dict[str, QueueKeys] = {}
 
+    def row(self, job_id: str) -> bytes:
+        """HASH, in a Redis that is a result store: when jobs of this id were enqueued -> their rows of history."""
+        return b"%b:row:%b" % (self.namespace.encode(), job_id.encode("utf-8", "surrogatepass"))
+
     def reply(self, request: str) -> bytes:
         """The channel on which the answers to one request on the control channel are published."""
         return self.control + b":reply:" + request.encode()
