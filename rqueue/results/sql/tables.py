@@ -139,7 +139,9 @@ outbox = Table(
 )
 
 INDEXES: Final = {
-    "rqueue_jobs": tuple(f"rqueue_jobs_{name}" for name in ("finished", "task", "queue", "state", "parent")),
+    "rqueue_jobs": tuple(
+        f"rqueue_jobs_{name}" for name in ("finished", "task", "queue", "state", "parent", "recorded")
+    ),
     "rqueue_outbox": ("rqueue_outbox_batch",),
 }
 POSTGRES_INDEXES: Final = {"rqueue_jobs": ("rqueue_jobs_words", "rqueue_jobs_date_done")}
