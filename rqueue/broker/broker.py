@@ -20,6 +20,7 @@ from rqueue.broker.keep import Keeping
 from rqueue.broker.promote import Scheduling, Tick
 from rqueue.broker.reap import Leasing, renewal
 from rqueue.broker.revive import Burying
+from rqueue.broker.spool import Spooling
 from rqueue.broker.survey import Survey
 from rqueue.broker.upkeep import Upkeep
 from rqueue.errors import BrokerError, BrokerUnavailable, ReplyLost
@@ -65,7 +66,7 @@ class Known:
     is_dead: bool
 
 
-class Broker(Producing, Claiming, Settling, Leasing, Scheduling, Stopping, Burying, Keeping, Upkeep, Survey):
+class Broker(Producing, Claiming, Settling, Leasing, Scheduling, Stopping, Burying, Keeping, Upkeep, Survey, Spooling):
     """The verbs on one Redis, for one event loop.
 
     Args:
