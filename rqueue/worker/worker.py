@@ -2,7 +2,7 @@
 
     keepalive   the heart, the gauge, the control listener
       outbound  the settler
-        inbound the fetcher, the executor, the promoter, the ticker, the reaper, the autoscaler
+        inbound the fetcher, the executor, the promoter, the ticker, the reaper, the autoscaler, the relay
 
 What is inside ends first: nothing more comes in, then everything is settled, then the lease is given up. Around them
 all stand the app's lifespan, hooks and resources: there before the worker is known to Redis, closed when it is not.
@@ -51,6 +51,7 @@ from rqueue.worker.pools import executor_for
 from rqueue.worker.progress import Progress
 from rqueue.worker.promoter import Promoter
 from rqueue.worker.reaper import Reaper
+from rqueue.worker.relay import Relay, outbox_of
 from rqueue.worker.schedule import Schedule
 from rqueue.worker.settler import Settler
 from rqueue.worker.ticker import Ticker
@@ -176,6 +177,7 @@ class Worker:
         while True:
             idle.clear()
             self._fetcher.poke()
+            await self._relay.drained()
             await self._idle_or_ended()
             await self._settler.drained()
             await self._observers.drained()
@@ -294,8 +296,9 @@ class Worker:
         self._is_standby = False
         return not self._stopping.is_set()
 
-    def _inbound(self) -> tuple[Fetcher | Executor | Promoter | Ticker | Reaper | Autoscaler, ...]:
-        return self._fetcher, self._executor, self._promoter, self._ticker, self._reaper, self._autoscaler
+    def _inbound(self) -> tuple[Fetcher | Executor | Promoter | Ticker | Reaper | Autoscaler | Relay, ...]:
+        services = self._fetcher, self._executor, self._promoter, self._ticker, self._reaper, self._autoscaler
+        return *services, self._relay
 
     def _wire(self) -> None:
         """Make the services; they know the broker, the table of claimed jobs and its events, not each other."""
@@ -332,6 +335,8 @@ class Worker:
         self._promoter = Promoter(broker, queues, schedule, signals.promote)
         self._ticker = Ticker(broker, client, self._fetcher.served, lease, config.lease_s)
         self._reaper = Reaper(broker, queues, client.tasks, judge, limits, config, observers)
+        outbox = outbox_of(client.config.results, client.keys.namespace)
+        self._relay = Relay(broker, outbox, limits.max_message_bytes)
         self._resources = Resources(client)
         scale = Autoscale(*config.autoscale) if config.autoscale is not None else None
         self._autoscaler = Autoscaler(broker, self._fetcher.served, inflight, scale, self.resize)
@@ -408,7 +413,7 @@ class Worker:
         event(logging.INFO, "worker stopping", worker=self.id, running=self.running, held=self.held)
         how = "cold" if self._stop_now.is_set() else "warm"
         self._client.signals.worker_shutting_down.send(self, sig=None, how=how, exitcode=0)
-        await self._in_time(asyncio.gather(self._executor.stop(), self._fetcher.stop()), math.inf)
+        await self._in_time(asyncio.gather(self._executor.stop(), self._fetcher.stop(), self._relay.stop()), math.inf)
         self._give_back(self._inflight.take_held())
         await self._wait_for_running(math.inf, self._must_hurry)
         await self._wait_for_running(self._config.shutdown_timeout_s)

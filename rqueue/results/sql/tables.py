@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
-    Boolean,
     Column,
     DateTime,
     Dialect,
@@ -100,9 +99,9 @@ outbox = Table(
     "rqueue_outbox",
     metadata,
     Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("namespace", Text, nullable=False),
     Column("job_id", Text, nullable=False),
     Column("queue", Text, nullable=False),
-    Column("is_custom", Boolean, nullable=False),
     Column("level", SmallInteger, nullable=False),
     Column("due", Text, nullable=False),
     Column("message", LargeBinary, nullable=False),
