@@ -24,8 +24,7 @@ import anyio
 
 from rqueue.broker.broker import Broker, Enqueued
 from rqueue.client.stops import forget
-from rqueue.config import Results
-from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, MissingDependency, StoreError
+from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, StoreError
 from rqueue.log import Recurring, event
 from rqueue.policy.clock import elapsed_s
 from rqueue.wire.keys import is_job_id, is_queue_name
@@ -48,25 +47,6 @@ _CLOSE_S: Final = 2.0
 _DUE: Final = re.compile(r"[0-9]{0,16}")
 _LOCK: Final = re.compile(r"((unique|debounce|throttle) [0-9]{1,16} [!-~]{1,64})?")
 _LEVELS: Final = range(11)
-
-
-def outbox_of(results: Results | None, namespace: str) -> Outbox | None:
-    """The outbox of these settings; None where they name no database.
-
-    Raises:
-        ConfigError: the URL is of no database that is supported.
-        MissingDependency: the extra ``sql`` is not installed.
-    """
-    url = None if results is None else results.outbox or results.url
-    if url is None or url.startswith(("redis", "rediss", "unix", "valkey", "memory")):
-        return None
-    try:
-        from rqueue.results.sql.outbox import Outbox
-    except ModuleNotFoundError as exc:
-        if (exc.name or "").partition(".")[0] != "sqlalchemy":
-            raise
-        raise MissingDependency("pip install rqueue[sql]") from None
-    return Outbox(url, namespace)
 
 
 class Relay:

@@ -29,6 +29,7 @@ from rqueue.config import WorkerConfig
 from rqueue.errors import BrokerError, ConfigError
 from rqueue.log import event
 from rqueue.policy.autoscale import Autoscale
+from rqueue.results.stores import outbox_for
 from rqueue.wire.control import LOOK
 from rqueue.wire.keys import QueueKeys
 from rqueue.worker.autoscaler import Autoscaler
@@ -51,7 +52,7 @@ from rqueue.worker.pools import executor_for
 from rqueue.worker.progress import Progress
 from rqueue.worker.promoter import Promoter
 from rqueue.worker.reaper import Reaper
-from rqueue.worker.relay import Relay, outbox_of
+from rqueue.worker.relay import Relay
 from rqueue.worker.schedule import Schedule
 from rqueue.worker.settler import Settler
 from rqueue.worker.ticker import Ticker
@@ -335,7 +336,7 @@ class Worker:
         self._promoter = Promoter(broker, queues, schedule, signals.promote)
         self._ticker = Ticker(broker, client, self._fetcher.served, lease, config.lease_s)
         self._reaper = Reaper(broker, queues, client.tasks, judge, limits, config, observers)
-        outbox = outbox_of(client.config.results, client.keys.namespace)
+        outbox = outbox_for(client.config.results, client.keys.namespace)
         self._relay = Relay(broker, outbox, limits.max_message_bytes)
         self._resources = Resources(client)
         scale = Autoscale(*config.autoscale) if config.autoscale is not None else None

@@ -7,8 +7,7 @@ queue leave it in one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -23,12 +22,14 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
 from rqueue.errors import SchemaMismatch, StoreUnavailable
+from rqueue.results.sql.calls import call, close
 from rqueue.results.sql.engine import engine_for
 from rqueue.results.sql.tables import outbox
+from rqueue.results.sql.version import UPGRADE
 
 CHANNEL: Final = "rqueue_outbox"
 BATCH_JOBS: Final = 500
@@ -148,7 +149,7 @@ class Outbox:
             but: not those of these queues.
 
         Raises:
-            StoreUnavailable, SchemaMismatch: as every verb here; it may have happened all the same.
+            StoreUnavailable, SchemaMismatch: as all verbs here; rows may have been given the name all the same.
         """
         picked = (
             select(outbox.c.seq, func.length(outbox.c.message).label("size"))
@@ -156,23 +157,31 @@ class Outbox:
             .order_by(outbox.c.seq)
             .limit(BATCH_JOBS)
         )
-        async with self._asking(self._single) as connection:
+        # Materialized: evaluated twice, it would lock and mark others the second time.
+        locked = (
+            picked.with_for_update(skip_locked=True).cte("picked").prefix_with("MATERIALIZED", dialect="postgresql")
+        )
+        before = func.sum(locked.c.size).over(order_by=locked.c.seq) - locked.c.size
+        fitting = select(locked.c.seq, before.label("before")).subquery()
+        marking = (
+            update(outbox)
+            .where(outbox.c.seq.in_(select(fitting.c.seq).where(fitting.c.before < BATCH_BYTES)))
+            .values(batch=batch, marked=literal_column(self._now))
+            .returning(*_ENTRY)
+        )
+        is_sent = False
+
+        async def mark(connection: AsyncConnection) -> list[Entry]:
+            nonlocal is_sent
             # SQLite locks the file for an update that finds nothing, too.
             if not self._is_postgres and (await connection.execute(picked.limit(1))).first() is None:
                 return []
-            # Materialized: evaluated twice, it would lock and mark others the second time.
-            locked = picked.with_for_update(skip_locked=True).cte("picked")
-            locked = locked.prefix_with("MATERIALIZED", dialect="postgresql")
-            upto = func.sum(locked.c.size).over(order_by=locked.c.seq)
-            fitting = select(locked.c.seq, (upto - locked.c.size).label("before")).subquery()
-            marking = (
-                update(outbox)
-                .where(outbox.c.seq.in_(select(fitting.c.seq).where(fitting.c.before < BATCH_BYTES)))
-                .values(batch=batch, marked=literal_column(self._now))
-                .returning(*_ENTRY)
-            )
-            rows = await connection.execute(marking)
-            return sorted(Entry(*row) for row in rows)
+            if is_sent:  # the second time it would give the name to other rows, too, of which nobody here knew
+                raise StoreUnavailable("it is not known whether jobs of the outbox were marked")
+            is_sent = True
+            return sorted(Entry(*row) for row in await connection.execute(marking))
+
+        return await call(self._single, mark, timeout_s=_ANSWER_S)
 
     async def take_over(self) -> str | None:
         """The name of a batch whose relay has not sent it in time; None where there is none.
@@ -180,19 +189,25 @@ class Outbox:
         Another relay may be given it in the same moment: they send the same.
         """
         is_late = outbox.c.marked < literal_column(self._since)
-        late = select(outbox.c.batch).where(is_late, self._ours)
-        async with self._asking(self._single) as connection:
-            name: str | None = (await connection.execute(late.order_by(outbox.c.marked).limit(1))).scalar()
+        late = select(outbox.c.batch).where(is_late, self._ours).order_by(outbox.c.marked).limit(1)
+
+        async def take_over(connection: AsyncConnection) -> str | None:
+            name: str | None = (await connection.execute(late)).scalar()
             if name is not None:
                 again = update(outbox).where(outbox.c.batch == name, is_late)
                 await connection.execute(again.values(marked=literal_column(self._now)))
             return name
 
+        return await call(self._single, take_over, timeout_s=_ANSWER_S)
+
     async def read(self, batch: str) -> list[Entry]:
         """The rows of a batch that were not sent yet, in order."""
-        async with self._asking(self._single) as connection:
-            found = select(*_ENTRY).where(outbox.c.batch == batch, outbox.c.marked.is_not(None)).order_by(outbox.c.seq)
+        found = select(*_ENTRY).where(outbox.c.batch == batch, outbox.c.marked.is_not(None)).order_by(outbox.c.seq)
+
+        async def read(connection: AsyncConnection) -> list[Entry]:
             return [Entry(*row) for row in await connection.execute(found)]
+
+        return await call(self._single, read, timeout_s=_ANSWER_S)
 
     async def sent(self, batch: str, queues: Collection[str], again: Collection[int] = ()) -> list[tuple[str, str]]:
         """Redis has a batch's jobs of these queues, but for some rows, which go back to those without a batch.
@@ -202,34 +217,39 @@ class Outbox:
         """
         ours = outbox.c.batch == batch
         done = delete(outbox).where(ours, outbox.c.queue.in_(queues))
-        if not again:
-            async with self._asking(self._single) as connection:
-                await connection.execute(done)
-            return []
         back = update(outbox).where(ours, outbox.c.seq.in_(again)).values(batch=None, marked=None)
-        async with self._asking(self._engine) as connection:  # in one step: what is left of a batch is never less of it
-            rows = await connection.execute(back.returning(outbox.c.queue, outbox.c.job_id))
-            found = [(row[0], row[1]) for row in rows]
-            await connection.execute(done)
-            await connection.commit()
-        return found
+        back = back.returning(outbox.c.queue, outbox.c.job_id)
 
-    async def refuse(self, batch: str, why: dict[int, str]) -> None:
+        async def end(connection: AsyncConnection) -> list[tuple[str, str]]:
+            found = [(row[0], row[1]) for row in await connection.execute(back)] if again else []
+            await connection.execute(done)
+            if again:
+                await connection.commit()  # in one step: what is left of a batch is never less of it
+            return found
+
+        return await call(self._engine if again else self._single, end, timeout_s=_ANSWER_S)
+
+    async def refuse(self, batch: str, why: Mapping[int, str]) -> None:
         """Set rows of a batch apart that cannot be sent, with the reasons; they stay, and no relay looks at them."""
-        async with self._asking(self._single) as connection:
+
+        async def refuse(connection: AsyncConnection) -> None:
             for seq, reason in why.items():
                 apart = update(outbox).where(outbox.c.batch == batch, outbox.c.seq == seq)
                 await connection.execute(apart.values(batch=_REFUSED + reason, marked=None))
 
+        await call(self._single, refuse, timeout_s=_ANSWER_S)
+
     async def standing(self) -> Standing:
         """What is in the outbox, also what was refused."""
         waits = outbox.c.batch.is_(None) | outbox.c.marked.is_not(None)
-        counted = select(func.count().filter(waits), func.min(outbox.c.created).filter(waits), func.count()).where(
-            self._ours
-        )
-        async with self._asking(self._single) as connection:
+        oldest = func.min(outbox.c.created).filter(waits)
+        counted = select(func.count().filter(waits), oldest, func.count()).where(self._ours)
+
+        async def count(connection: AsyncConnection) -> Standing:
             waiting, since, total = (await connection.execute(counted)).one()
-        return Standing(waiting, since, total - waiting)
+            return Standing(waiting, since, total - waiting)
+
+        return await call(self._single, count, timeout_s=_ANSWER_S)
 
     async def listen(self, told: Callable[[], None]) -> None:
         """Call a function whenever jobs were committed, until the connection is lost; in SQLite nobody tells.
@@ -252,20 +272,7 @@ class Outbox:
 
     async def close(self) -> None:
         """Close its connections."""
-        await self._engine.dispose()
-
-    @asynccontextmanager
-    async def _asking(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        """A connection, for a time; what the drivers raise, each in its own way, as errors of the store."""
-        try:
-            async with asyncio.timeout(_ANSWER_S), engine.connect() as connection:
-                yield connection
-        except DBAPIError as exc:
-            _explain(exc, StoreUnavailable(f"{self.shown}: {exc.orig}"))
-        except TimeoutError as exc:
-            raise StoreUnavailable(f"{self.shown}: it did not answer within {_ANSWER_S:g} s") from exc
-        except Exception as exc:  # while it connects, each driver has errors of its own
-            raise StoreUnavailable(f"{self.shown}: {str(exc) or repr(exc)}") from exc
+        await close(self._engine)
 
 
 _ENTRY: Final = tuple(outbox.c[name] for name in Entry._fields)
@@ -275,13 +282,12 @@ def _inserting(rows: Sequence[dict[str, Any]]) -> tuple[Insert, Sequence[dict[st
     return insert(outbox).inline(), rows  # inline: nobody asks for the row's number
 
 
-def _explain(exc: DBAPIError, other: Exception | None = None) -> NoReturn:
+def _explain(exc: DBAPIError) -> NoReturn:
     code = getattr(exc.orig, "sqlstate", None) or getattr(exc.orig, "pgcode", None)
-    if code in _MISSING or "no such table" in str(exc.orig) or "has no column" in str(exc.orig):
-        raise SchemaMismatch("no table rqueue_outbox as this version knows it; run: rqueue db upgrade") from exc
-    if other is None:
-        raise exc
-    raise other from exc
+    said = str(exc.orig)
+    if code in _MISSING or "no such table" in said or "has no column named" in said:
+        raise SchemaMismatch(f"no table rqueue_outbox as this version knows it; {UPGRADE}") from exc
+    raise exc
 
 
 async def _listen_asyncpg(driver: Any, told: Callable[[], None]) -> None:
