@@ -336,8 +336,7 @@ class Worker:
         self._promoter = Promoter(broker, queues, schedule, signals.promote)
         self._ticker = Ticker(broker, client, self._fetcher.served, lease, config.lease_s)
         self._reaper = Reaper(broker, queues, client.tasks, judge, limits, config, observers)
-        outbox = outbox_for(client.config.results, client.keys.namespace)
-        self._relay = Relay(broker, outbox, limits.max_message_bytes)
+        self._relay = Relay(broker, outbox_for(client.config.results, client.keys.namespace), limits.max_message_bytes)
         self._resources = Resources(client)
         scale = Autoscale(*config.autoscale) if config.autoscale is not None else None
         self._autoscaler = Autoscaler(broker, self._fetcher.served, inflight, scale, self.resize)
