@@ -82,7 +82,7 @@ def line_of(run: Run) -> str:
 def main(arguments: Sequence[str]) -> None:
     """Set up, run, report."""
     start, chosen = time.monotonic(), chosen_options(arguments)
-    measured = {name: each for name, each in find_contenders().items() if each.workloads}
+    measured = {name: each for name, each in find_contenders().items() if each.workloads and not each.store}
     contenders = pick(measured, chosen.contenders, "contender")
     workloads = pick({each.name: each for each in WORKLOADS}, chosen.workloads, "workload")
     for environment in dict.fromkeys([*(each.environment for each in contenders), "plots"]):

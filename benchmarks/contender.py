@@ -45,6 +45,7 @@ class Setup:
     pool: Pool = "async"
     queues: tuple[str, ...] = ("default",)
     hold_s: float = 2.0  # how long the task `hold` takes
+    results: str = ""  # the database to which results go; empty where Redis keeps them
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,11 @@ class Contender:
     part in ``make bench-faults``. A job whose name, or whose record's id, is in none of them will not run any more."""
     is_supervised: ClassVar[bool] = False
     """Whether a worker has a process of its own that replaces those that run jobs."""
+    store: ClassVar[str] = ""
+    """Where its results go if not to its Redis: ``postgresql+asyncpg`` and the like, or ``redis`` for another one.
+    Whoever has one takes part in ``make bench-results`` alone."""
+    rows: ClassVar[str] = ""
+    """SQL that counts the rows there of jobs that succeeded, and their distinct ids."""
     asynchronous: ClassVar[bool] = True
     rate: ClassVar[int]
     """No-ops a second to expect; it chooses how many jobs the first round has."""
@@ -93,6 +99,14 @@ class Contender:
     def variables(self, setup: Setup) -> dict[str, str]:  # noqa: ARG002  # most need none
         """Environment variables for workers and producer, beside BENCH_URL, BENCH_CONCURRENCY and BENCH_RECORD."""
         return {}
+
+    def prepare(self, results: str) -> list[str]:  # noqa: ARG002
+        """What follows the environment's python to make the tables of a fresh database; nothing if workers do it."""
+        return []
+
+    def unsettled(self, server: Any) -> int:
+        """How many jobs wait or are claimed, by one or two quick commands of a redis-py client."""
+        raise NotImplementedError
 
     def open(self, url: str) -> Any:
         """Connect the producer."""

@@ -104,14 +104,14 @@ def text(results: Results, pictures: Sequence[str] = (), analysis: str = "") -> 
     """The whole report; the analysis is what somebody wrote of the figures."""
     parts = [
         "# Benchmark report",
-        _about(results),
+        about(results),
         *[f"![{name}]({name})" for name in pictures],
         EACH,
     ]
     for workload in (*list(RATES)[:3], "round-trip", *list(RATES)[3:], "load-50", "load-90", "idle"):
         if results.names(workload):
             parts += _section(results, workload)
-    parts += ["## Goals", _goals(results), *([analysis.strip()] if analysis else []), "## Settings", _settings(results)]
+    parts += ["## Goals", _goals(results), *([analysis.strip()] if analysis else []), "## Settings", settings(results)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -131,7 +131,8 @@ def write(path: Path) -> Path:
     return report
 
 
-def _about(results: Results) -> str:
+def about(results: Results) -> str:
+    """The machine, the server and the time."""
     machine = results.machine
     parts = [
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory']} of memory, {machine['system']}",
@@ -182,7 +183,8 @@ def _goals(results: Results) -> str:
     return table(["", "goal", "found", "rounds", ""], rows)
 
 
-def _settings(results: Results) -> str:
+def settings(results: Results) -> str:
+    """Who took part, with which package and settings."""
     rows = [
         [name, f"{told['package']} {told['version']}", told["settings"]] for name, told in results.contenders.items()
     ]

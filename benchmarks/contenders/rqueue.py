@@ -91,5 +91,58 @@ class RQueueWorker(Contender):
             results = sum([1 async for _ in server.scan_iter("rqueue:{*}:result:*", count=10_000)])
         return Left(sum(each.waiting_total for each in statuses), sum(each.running for each in statuses), results)
 
+    def unsettled(self, server: Any) -> int:
+        """The set of jobs that are not settled."""
+        return int(server.scard("rqueue:{default}:jobs"))
 
-CONTENDERS = (RQueueWorker(),)
+
+class WithStore(RQueueWorker):
+    """The same with a result store beside Redis; for `make bench-results`."""
+
+    workloads: ClassVar = frozenset({"enqueue-bulk", "drain", "round-trip"})
+    places: ClassVar = {}
+    rate: ClassVar = 5_000
+    rows: ClassVar = "SELECT count(*), count(DISTINCT id) FROM rqueue_jobs WHERE state = 'SUCCESS'"
+
+    def prepare(self, results: str) -> list[str]:
+        """As its users do."""
+        return ["-m", "rqueue", "db", "upgrade", "--results", results]
+
+
+class WithAsyncpg(WithStore):
+    """PostgreSQL by asyncpg."""
+
+    name: ClassVar = "rqueue-asyncpg"
+    store: ClassVar = "postgresql+asyncpg"
+    settings: ClassVar = "as rqueue, and `results=` a PostgreSQL, by asyncpg (docs/results.md)"
+
+
+class WithPsycopg(WithStore):
+    """PostgreSQL by psycopg."""
+
+    name: ClassVar = "rqueue-psycopg"
+    store: ClassVar = "postgresql+psycopg"
+    settings: ClassVar = "as rqueue, and `results=` a PostgreSQL, by psycopg 3 with its C parts (docs/results.md)"
+
+
+class WithSqlite(WithStore):
+    """A file."""
+
+    name: ClassVar = "rqueue-sqlite"
+    store: ClassVar = "sqlite+aiosqlite"
+    settings: ClassVar = "as rqueue, and `results=` an SQLite file (docs/results.md)"
+
+
+class WithRedis(WithStore):
+    """Another Redis."""
+
+    name: ClassVar = "rqueue-redis"
+    store: ClassVar = "redis"
+    settings: ClassVar = "as rqueue, and `results=` a second Redis (docs/results.md)"
+
+    def prepare(self, results: str) -> list[str]:  # noqa: ARG002
+        """It has no tables."""
+        return []
+
+
+CONTENDERS = (RQueueWorker(), WithAsyncpg(), WithPsycopg(), WithSqlite(), WithRedis())

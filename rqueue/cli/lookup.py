@@ -9,6 +9,7 @@ import importlib
 import sys
 import tomllib
 import traceback
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ from typing import Final
 
 from rqueue.app import RQueue
 from rqueue.broker.endpoint import Endpoint
+from rqueue.config import Results
 from rqueue.errors import ConfigError
 from rqueue.wire.keys import Keys
 
@@ -73,6 +75,20 @@ def find_client(name: str | None, url: str | None, namespace: str | None) -> RQu
     if url is not None and name is None:
         return bare(url, namespace)
     return find_app_or_bare(name, url, namespace)
+
+
+def find_keeper(name: str | None, results: str | None) -> RQueue:
+    """The app for a command that asks its database: with a URL of one and no app named, none is loaded.
+
+    Raises:
+        ConfigError: an app was named or found, and cannot be used.
+    """
+    if results is None:
+        return find_app(name)
+    app = bare(None, None) if name is None else find_app(name)
+    kept = app.config.results
+    app.config = replace(app.config, results=Results(results) if kept is None else replace(kept, url=results))
+    return app
 
 
 def bare(url: str | None, namespace: str | None) -> RQueue:

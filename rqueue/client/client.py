@@ -13,6 +13,7 @@ from rqueue.broker.endpoint import Endpoint
 from rqueue.client import results
 from rqueue.client.context import current_request
 from rqueue.client.events import Event, Events, events_of
+from rqueue.client.history import History
 from rqueue.client.job import Job, JobInfo, SyncJob
 from rqueue.client.options import NO_OPTIONS, TaskKwargs, TaskOptions
 from rqueue.client.pauses import Pause, Pauses, Resumed
@@ -407,6 +408,11 @@ class Client:
         """
         criteria = Criteria(None if task is None else self.tasks.names(task), header)
         return await Revocation(self).matching(criteria, queue, terminate=terminate, dry_run=dry_run)
+
+    @property
+    def history(self) -> History:
+        """What became of jobs, asked of the database that ``results=`` names."""
+        return History(self)
 
     # Pausing
 

@@ -122,8 +122,10 @@ logs are files, forced to disk line by line, and Redis has no part in them.
 The run fails for each loss, each doubled job and each further run that was not in flight, each key left over, each
 result that is missing, not its job's, or that of a run that had lost its claim, each job that has ended well and is a
 dead letter, each job that ran although its enqueue was refused, for a process that does not take up its work again, and
-for workers that do not come to rest. A recovery above its goal does not fail it, since it depends on what else the
-machine has to do; a median of five times the goal does.
+for workers that do not come to rest. Where results go to a database it fails as well for each settled job that has no
+row there, or more than one, or one that says something else than Redis's record: another state, or the result of
+another run. Rows are counted once nothing waits in Redis for the database. A recovery above its goal does not fail the
+run, since it depends on what else the machine has to do; a median of five times the goal does.
 """
 
 

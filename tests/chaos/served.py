@@ -3,9 +3,9 @@
 import os
 
 from .clock import CLOCK, move_clock
-from .tasks import make_app, runs
+from .tasks import RESULTS, make_app, runs
 
 if CLOCK in os.environ:
     move_clock(os.environ[CLOCK])
 runs.note("born", "-", os.getppid())
-app = make_app(os.environ["RQUEUE_URL"])
+app = make_app(os.environ["RQUEUE_URL"], results=os.environ.get(RESULTS))

@@ -17,12 +17,14 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from rqueue.embedded import EmbeddedServer
+from tests.postgres import Postgres
 
 from .fault import Fault
 from .oracle import Oracle, Run
 from .producer import Load, settings_of
+from .rows import Rows
 from .store import Store
-from .tasks import LOGS
+from .tasks import LOGS, RESULTS
 from .verdict import Judge, Verdict
 
 T = TypeVar("T")
@@ -75,7 +77,7 @@ class Group:
             self.process = subprocess.Popen(
                 command,
                 cwd=stage.directory,
-                env=environment(stage.logs, {"RQUEUE_URL": stage.url, **more}),
+                env=environment(stage.logs, {"RQUEUE_URL": stage.url, **stage.results, **more}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -156,6 +158,8 @@ class Stage:
         url: what producers and workers are told; a scenario may set it before it starts any (a proxy's, say).
         store: what Redis says; likewise (a cluster, say).
         chance: decides what is done when.
+        rows: the result store, where there is one.
+        results: what workers are told of it, as variables of their environment.
         faults: what was done.
         rest_s: how long it may take, after the last fault, until all is done.
     """
@@ -170,6 +174,8 @@ class Stage:
         self.rest_s = 60.0
         self.url = ""
         self.store: Store | None = None
+        self.rows: Rows | None = None
+        self.results: dict[str, str] = {}
         self.server_version = ""
         self._seed = seed
         self._producers: list[subprocess.Popen[bytes]] = []
@@ -204,6 +210,15 @@ class Stage:
         self._closing.enter_context(server)
         self.url, self.store = server.url, Store.at(server.url)
         return server
+
+    def database(self) -> Postgres:
+        """Start PostgreSQL, with rqueue's tables: workers that are started from now on keep their results there."""
+        postgres = Postgres()
+        self._closing.enter_context(postgres)
+        self.results, self.rows = {RESULTS: postgres.url()}, Rows(postgres.url())
+        made = [sys.executable, "-m", "rqueue", "db", "upgrade", "--results", postgres.url()]
+        subprocess.run(made, cwd=ROOT, env=environment(self.logs, {}), check=True, capture_output=True)
+        return postgres
 
     def produce(self, load: Load | None = None, count: int = 2, module: str = "producer", **more: Any) -> None:
         """Start producers; `more` are the load's fields, `module` is the program."""
@@ -306,6 +321,8 @@ class Stage:
             await self.end_producers()
             if left := await store.until_settled(self.rest_s):
                 problems.append(f"not at rest after {self.rest_s:g} s: {left} jobs not settled")
+            if self.rows is not None:
+                await self.until(lambda: not store.spooled(), self.rest_s, "an empty spool")
             for group in self.groups:
                 await group.stop()
         except NoRest as error:
@@ -315,7 +332,8 @@ class Stage:
         self.server_version = store.version()
         jobs = [(sent.queue, sent.job_id) for sent in self.oracle.confirmed.values()]
         records = await asyncio.to_thread(store.records, jobs)
-        verdict = Judge(self.oracle, self.faults, store.letters(), records, store.leaks()).judge()
+        rows = None if self.rows is None else await asyncio.to_thread(self.rows.by_job)
+        verdict = Judge(self.oracle, self.faults, store.letters(), records, store.leaks(), rows).judge()
         verdict.broken += problems
         return verdict
 

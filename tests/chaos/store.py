@@ -53,6 +53,10 @@ class Store:
             len([raw for raw in self.client.lrange(name, 0, -1) if raw]) for keys in self.keys for name in keys.lists
         )
 
+    def spooled(self) -> int:
+        """How many results wait in Redis for their store."""
+        return sum(self.client.llen(f"{keys.main}:spool") for keys in self.keys)
+
     def letters(self) -> dict[str, str]:
         """Why each dead job died, by its mark."""
         found = {}

@@ -17,6 +17,9 @@ from rqueue import Queue, RQueue
 LOGS = "CHAOS_LOGS"
 """Names the directory of the logs, in the environment of workers and producers."""
 
+RESULTS = "CHAOS_RESULTS"
+"""Names the result store, where a scenario has one."""
+
 RESULT_TTL_S = 86_400.0
 """They are looked at when a scenario is over, however long that takes."""
 

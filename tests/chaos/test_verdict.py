@@ -4,6 +4,7 @@ import pytest
 
 from .fault import Fault
 from .oracle import Oracle, Run, Sent
+from .rows import Kept
 from .verdict import Judge
 
 RESULT = {"state": "SUCCESS", "result": {"mark": "m.1", "run": "a"}}
@@ -21,11 +22,11 @@ def sent(kind="quick", **more):
     return Sent(kind, "default", **{"at": 1.0, "confirmed": 1.5, "job_id": "j", **more})
 
 
-def judge(*runs, job=None, faults=None, letters=None, records=None, left=None):
+def judge(*runs, job=None, faults=None, letters=None, records=None, left=None, rows=None):
     """The verdict on one job."""
     oracle = Oracle(None, sent={"m.1": job or sent()})
     oracle.runs["m.1"] = list(runs)
-    return Judge(oracle, [kill()] if faults is None else faults, letters or {}, records or {}, left or {}).judge()
+    return Judge(oracle, [kill()] if faults is None else faults, letters or {}, records or {}, left or {}, rows).judge()
 
 
 def run(name="a", began=2.0, ended=3.0, pid=8, **more):
@@ -172,3 +173,25 @@ def test_each_broken_promise_is_seen(more, said):
     verdict = judge(run(), **{"records": {"j": RESULT}, **more})
     assert len(verdict.broken) == 1
     assert said in verdict.broken[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([Kept("SUCCESS", "a")], ""),
+        ([], "has no row"),
+        ([Kept("SUCCESS", "a"), Kept("SUCCESS", "a")], "more than one row"),
+        ([Kept("SUCCESS", "b")], "not that of its end"),
+        ([Kept("RETRY")], "not that of its end"),
+    ],
+)
+def test_a_settled_job_has_one_row_that_says_what_redis_does(rows, said):
+    verdict = judge(run(), records={"j": RESULT}, rows={"j": rows})
+    assert [said in text for text in verdict.broken] == ([True] if said else [])
+
+
+def test_a_dead_letter_s_row_is_a_failure():
+    dead = {"job": sent("failing"), "letters": {"m.1": "failed"}}
+    assert judge(run(is_failure=True), **dead, rows={"j": [Kept("FAILURE")]}).broken == []
+    assert "not that of its end" in judge(run(is_failure=True), **dead, rows={"j": [Kept("RETRY")]}).broken[0]
+    assert "has no row" in judge(run(is_failure=True), **dead, rows={}).broken[0]

@@ -18,6 +18,7 @@ from typing import Any
 
 from .fault import Fault
 from .oracle import Oracle, Run
+from .rows import Kept
 
 MOST_LOSSES = 3  # a job that has cost so many workers is a dead letter
 FAILS = {"flaky": 1, "failing": 2}
@@ -79,6 +80,7 @@ class Judge:
         letters: the dead letters' reasons by mark.
         records: the stored records by job id.
         left: keys left over.
+        rows: what the result store keeps, by job id; None where there is none.
     """
 
     def __init__(
@@ -88,7 +90,9 @@ class Judge:
         letters: Mapping[str, str],
         records: Mapping[str, Mapping[str, Any]],
         left: Mapping[str, str],
+        rows: Mapping[str, Sequence[Kept]] | None = None,
     ) -> None:
+        self._rows = rows
         self._oracle, self._faults, self._letters, self._records = oracle, faults, letters, records
         self._hit = {run.name for run in self._all_runs() if any(fault.hit(run) for fault in faults)}
         self._cut = {run.name for run in self._all_runs() if any(fault.cut(run) for fault in faults)}
@@ -113,6 +117,7 @@ class Judge:
         self._check_letters()
         self._check_refusals()
         self._check_results()
+        self._check_rows()
         self._check_times()
         self._check_charges()
         self._say("nothing was done to it", [] if self._faults else ["no fault"])
@@ -222,6 +227,26 @@ class Judge:
         self._say("has ended, and has no result", missing)
         self._say("has ended, and its result does not say so", wrong)
         self._say("the result of a run that had lost its claim", stale)
+
+    def _check_rows(self) -> None:
+        """Each job that was settled has one row, which says the same as Redis's record: its state, and whose result."""
+        if self._rows is None:
+            return
+        missing, twice, wrong = [], [], []
+        for mark, sent in self._oracle.confirmed.items():
+            is_dead = mark in self._letters
+            if not (is_dead or self._oracle.ends(mark)):
+                continue  # said to be lost
+            kept = self._rows.get(sent.job_id, ())
+            missing += [] if kept else [mark]
+            twice += [f"{mark}: {len(kept)} rows"] if len(kept) > 1 else []
+            result = self._records.get(sent.job_id, {}).get("result")
+            run = result.get("run", "") if isinstance(result, dict) else ""
+            told = ("FAILURE", "") if is_dead else ("SUCCESS", run)
+            wrong += [f"{mark}: {row.state} {row.run} and not {told}" for row in kept if (row.state, row.run) != told]
+        self._say("settled, and has no row in the result store", missing)
+        self._say("has more than one row in the result store", twice)
+        self._say("its row is not that of its end", wrong)
 
     def _check_times(self) -> None:
         """A job with a countdown does not start before it is over, whatever the clocks say."""

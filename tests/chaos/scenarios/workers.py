@@ -5,6 +5,7 @@ import signal
 import time
 
 from tests.chaos.clock import CLOCK, set_clock
+from tests.chaos.fault import SETTLE_S
 from tests.chaos.producer import MIX, Load
 from tests.chaos.scenario import Scenario
 from tests.chaos.stage import Group, Stage, end
@@ -19,7 +20,7 @@ one after the other, lest one of them is a poison pill: longer ones would make t
 FEW = 30
 
 
-async def kill_child(stage: Stage, group: Group, used: set[int]) -> None:
+async def kill_child(stage: Stage, group: Group, used: set[int], settle_s: float = SETTLE_S) -> None:
     """SIGKILL one process of the group that was not aimed at yet, soon after its first job."""
     fresh = await stage.until(lambda: [pid for pid in stage.busy(group) if pid not in used], what="a process at work")
     young = [pid for pid in fresh if time.monotonic() - stage.oracle.first[pid] < YOUNG_S]
@@ -28,7 +29,7 @@ async def kill_child(stage: Stage, group: Group, used: set[int]) -> None:
     await stage.age(pid, stage.chance.uniform(0.02, 0.3))
     if not group.has(pid):  # it was recycled meanwhile
         return
-    with stage.fault("kill", pids={pid}, heals="again"):
+    with stage.fault("kill", pids={pid}, heals="again", settle_s=settle_s):
         end([pid])
         await stage.until(lambda: not group.has(pid), what="the end of a killed process")
 

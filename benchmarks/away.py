@@ -1,0 +1,190 @@
+"""The database goes away under load, and comes back: do the workers notice, and is every row there in the end?
+
+For each kind of fault (frozen by SIGSTOP, killed by SIGKILL, with all the server's processes) two loads: `full`, where
+jobs wait all the time, and `steady`, a Poisson stream of a part of that. What is counted comes from the bodies' own
+file, and the rows are counted in the database. ``make bench-results ARGS=--away``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import redis
+from sqlalchemy.exc import SQLAlchemyError
+
+from benchmarks.contender import Contender, Setup
+from benchmarks.databases import Database, Databases
+from benchmarks.measure import MB, Ran, quantiles_ms
+from benchmarks.results import DIRECTORY, Results, Run
+from benchmarks.stage import FIRST_POLL_S, START_S, RunFailed, Stage
+from rqueue.embedded import EmbeddedServerError
+from tests.postgres import NoPostgres
+
+SHARE = 0.3
+"""Of the rate of a drain, as a steady load: the producer needs its own part of the cores."""
+PHASE_S = 10.0
+AMPLE = 1.3  # so many more jobs than a drain at the measured rate needs, so that they last until the end
+SAMPLE_JOBS = 10_000
+LOOK_S = 0.2
+END_S = 300.0
+SPOOL = "rqueue:{default}:spool"
+TITLES = {
+    "full": "jobs wait all the time",
+    "steady": f"a steady load of {100 * SHARE:.0f} % of what it drains",
+}
+
+
+@dataclass
+class Watch:
+    """Looks at Redis now and then: the most that it saw."""
+
+    server: redis.Redis
+    entries: int = 0
+    spool_bytes: int = 0
+    used_bytes: int = 0
+    emptied: float = 0.0
+    """When the spool was seen to be empty after it had not been."""
+
+    def look(self) -> int:
+        """How many entries the spool has now."""
+        entries = int(self.server.llen(SPOOL))
+        if entries > self.entries:
+            self.spool_bytes = int(self.server.memory_usage(SPOOL) or 0)
+        if entries or not self.emptied:
+            self.emptied = 0.0 if entries else time.time()
+        self.entries = max(self.entries, entries)
+        self.used_bytes = max(self.used_bytes, int(self.server.info("memory")["used_memory"]))
+        return entries
+
+
+def measure(
+    chosen: argparse.Namespace, contenders: Sequence[Contender], results: Results, databases: Databases
+) -> None:
+    """Each fault with each load."""
+    path, start = DIRECTORY / f"{chosen.name}.json", time.monotonic()
+    for number in range(1, chosen.rounds + 1):
+        for fault, (strike, heal) in faults(databases).items():
+            for load, title in TITLES.items():
+                workload = f"away-{fault}-{load}"
+                results.machine[workload] = f"PostgreSQL {fault} for {chosen.away_seconds:g} s, {title}"
+                for contender in contenders:
+                    run = run_one(contender, workload, number, chosen.away_seconds, (strike, heal), databases)
+                    results.runs.append(run)
+                    print(run.workload, run.contender, run.error or run.values, flush=True)
+                results.took_minutes = round((time.monotonic() - start) / 60, 1)
+                results.save(path)
+    results.is_complete = True
+    results.save(path)
+
+
+def faults(databases: Databases) -> dict[str, tuple[Callable[[], None], Callable[[], None]]]:
+    """What is done to the database, and what ends it."""
+    return {"frozen": (databases.freeze, databases.thaw), "killed": (databases.kill, databases.restart)}
+
+
+def run_one(
+    contender: Contender,
+    workload: str,
+    number: int,
+    away_s: float,
+    fault: tuple[Callable[[], None], Callable[[], None]],
+    databases: Databases,
+) -> Run:
+    """One run, with a database of its own."""
+    setup = Setup(url="", workload=workload)
+    try:
+        with databases.fresh(contender) as database, Stage(contender, replace(setup, results=database.url)) as stage:
+            capacity = _capacity(stage)
+            play = _full if workload.endswith("full") else _steady
+            return Run(contender.name, workload, number, play(stage, database, capacity, away_s, fault))
+    except (RunFailed, EmbeddedServerError, NoPostgres, redis.RedisError, SQLAlchemyError) as failure:
+        return Run(contender.name, workload, number, {}, str(failure))
+
+
+def _capacity(stage: Stage) -> float:
+    """Jobs a second that a worker drains, which stays."""
+    stage.ask("fill", task="noop", count=SAMPLE_JOBS)
+    stage.start_worker()
+    if not stage.wait(lambda: stage.records.count() >= SAMPLE_JOBS, START_S, FIRST_POLL_S):
+        raise stage.failed("the first jobs were not done")
+    _settled(stage)
+    runs = stage.records.read()
+    return len(runs) / (runs[-1].at - runs[0].at)
+
+
+def _full(stage: Stage, database: Database, capacity: float, away_s: float, fault: Any) -> dict[str, Any]:
+    jobs = int(capacity * AMPLE * (2 * PHASE_S + away_s))
+    stage.freeze()
+    stage.ask("fill", task="noop", count=jobs, patience_s=END_S)
+    stage.thaw()
+    return _away(stage, database, SAMPLE_JOBS + jobs, away_s, fault)
+
+
+def _steady(stage: Stage, database: Database, capacity: float, away_s: float, fault: Any) -> dict[str, Any]:
+    seconds = 2 * PHASE_S + away_s + 2
+    with ThreadPoolExecutor(1) as asking:
+        load = asking.submit(
+            stage.ask, "load", rate=SHARE * capacity, seconds=seconds, seed=1, patience_s=seconds + END_S
+        )
+        return {"offered": SHARE * capacity, **_away(stage, database, lambda: load, away_s, fault)}
+
+
+def _away(stage: Stage, database: Database, jobs: Any, away_s: float, fault: Any) -> dict[str, Any]:
+    """It goes away after a while, stays away, comes back; then all is done. `jobs`: how many, or who will say."""
+    watch, (strike, heal) = Watch(stage.redis), fault
+    began = time.time()
+    _watch(stage, watch, PHASE_S)
+    struck = time.time()
+    strike()
+    try:
+        _watch(stage, watch, away_s)
+    finally:
+        heal()
+    healed = time.time()
+    if callable(jobs):
+        jobs = SAMPLE_JOBS + jobs().result(END_S)["count"]
+    stage.wait(lambda: watch.look() >= 0 and stage.records.count() >= jobs, END_S, LOOK_S)
+    is_settled = stage.wait(lambda: watch.look() == 0 and stage.contender.unsettled(stage.redis) == 0, END_S, LOOK_S)
+    runs = stage.records.read(SAMPLE_JOBS)
+    rows, ids = database.kept()
+    values: dict[str, Any] = {
+        "jobs": jobs,
+        "rows": rows,
+        "spooled": watch.entries,
+        "spool_mb": watch.spool_bytes / MB,
+        "redis_mb": watch.used_bytes / MB,
+        "back_s": max(0.0, watch.emptied - healed),
+    }
+    for phase, start, end in (
+        ("before", began + 1, struck),
+        ("while", struck, healed),
+        ("after", healed, healed + PHASE_S),
+    ):
+        values |= _phase(phase, runs, start, end)
+    if not (rows == ids == jobs and is_settled):
+        values["mark"] = f"{rows} rows of {ids} jobs, and {stage.records.count()} of {jobs} ran"
+    return values
+
+
+def _phase(name: str, runs: Sequence[Ran], start: float, end: float) -> dict[str, float]:
+    """Bodies a second in that time, and how long their jobs had waited."""
+    inside = [run for run in runs if start <= run.at < min(end, runs[-1].at)]
+    if len(inside) < 2:
+        return {name: 0.0}
+    waits = quantiles_ms([run.at - run.sent for run in inside])
+    return {name: len(inside) / (min(end, runs[-1].at) - start), f"wait_{name}_ms": waits["p99_ms"]}
+
+
+def _watch(stage: Stage, watch: Watch, seconds: float) -> None:
+    over = time.monotonic() + seconds
+    stage.wait(lambda: watch.look() >= 0 and time.monotonic() > over, seconds + LOOK_S, LOOK_S)
+
+
+def _settled(stage: Stage) -> None:
+    if not stage.wait(lambda: stage.contender.unsettled(stage.redis) == 0, START_S, FIRST_POLL_S):
+        raise stage.failed("the first jobs were not settled")
