@@ -6,6 +6,7 @@ It alone imports the user's code, and says in one line why that did not work.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import tomllib
 import traceback
@@ -17,7 +18,7 @@ from typing import Final
 
 from rqueue.app import RQueue
 from rqueue.broker.endpoint import Endpoint
-from rqueue.config import Results
+from rqueue.environment import Environment
 from rqueue.errors import ConfigError
 from rqueue.wire.keys import Keys
 
@@ -86,8 +87,8 @@ def find_keeper(name: str | None, results: str | None) -> RQueue:
     if results is None:
         return find_app(name)
     app = bare(None, None) if name is None else find_app(name)
-    kept = app.config.results
-    app.config = replace(app.config, results=Results(results) if kept is None else replace(kept, url=results))
+    kept, named = app.config.results, Environment(os.environ).results(results, app.endpoint)
+    app.config = replace(app.config, results=replace(kept, url=named.url) if kept and named else named)
     return app
 
 
