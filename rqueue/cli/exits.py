@@ -16,8 +16,6 @@ from rqueue.errors import (
     MissingDependency,
     RQueueError,
     ScheduleNotFound,
-    SchemaMismatch,
-    StoreError,
     WaitTimeout,
 )
 
@@ -39,8 +37,8 @@ REPLACE: Final = 75
 
 MEANINGS: Final = (
     "Exit codes: 0 success, 1 the job failed (or the answer was no), 2 wrong usage or configuration, "
-    "3 Redis, or the database of results, cannot be reached or refuses, 4 not found, 5 the job has not ended (in "
-    "time), or a worker has not answered."
+    "3 Redis cannot be reached or refuses, 4 not found, 5 the job has not ended (in time), or a worker has not "
+    "answered."
 )
 """For the help of every command but ``doctor``."""
 
@@ -57,8 +55,6 @@ _CODES: Final[tuple[tuple[type[RQueueError], Code], ...]] = (
     (WaitTimeout, Code.TIMEOUT),
     (JobError, Code.FAILED),
     (BrokerError, Code.REDIS),
-    (SchemaMismatch, Code.USAGE),
-    (StoreError, Code.REDIS),
     (ConfigError, Code.USAGE),
     (MissingDependency, Code.USAGE),
     (MessageTooLarge, Code.USAGE),

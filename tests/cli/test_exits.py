@@ -18,8 +18,6 @@ CODES = [
     (errors.BrokerUnavailable("away"), Code.REDIS),
     (errors.BrokerFull("full"), Code.REDIS),
     (errors.EnqueueUnknown(["1"]), Code.REDIS),
-    (errors.StoreUnavailable("away"), Code.REDIS),
-    (errors.SchemaMismatch("run `rqueue db upgrade`"), Code.USAGE),
     (errors.JobNotFound("1"), Code.NOT_FOUND),
     (errors.WaitTimeout("late"), Code.TIMEOUT),
     (errors.RQueueError("other"), Code.FAILED),
