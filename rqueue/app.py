@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from rqueue.broker.endpoint import Endpoint
-from rqueue.client.client import Client
+from rqueue.client.client import Client, Runner
 from rqueue.client.options import Seconds, seconds
 from rqueue.config import AppConfig, Limits, Queue, Results, WorkerConfig
+from rqueue.environment import Environment
 from rqueue.errors import ConfigError
 from rqueue.wire.keys import check_queue_name
 from rqueue.wire.seal import Keyring
@@ -30,17 +30,22 @@ class RQueue(Client):
 
     Args:
         url: ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://``, ``redis+cluster://`` (``rediss+…`` and
-            ``valkey…`` alike) or ``memory://``.
+            ``valkey…`` alike) or ``memory://``. Default: ``RQUEUE_URL``, else ``CELERY_BROKER_URL`` or
+            ``CELERY_BROKER``, else ``redis://localhost:6379/0``.
         queues: the app's queues; what a worker without ``-Q`` serves. Default: one, ``default``.
         routes: task-name pattern -> queue; the first that matches counts.
         namespace: the first part of every key.
         max_message_bytes: a larger message is refused at enqueue.
-        result_ttl: seconds a result is kept; 0 keeps none, None for ever.
+        result_ttl: seconds Redis keeps a result; 0 keeps none, None for ever. Where ``results`` names a store, None is
+            an hour: it is the store that keeps it for ever. Default: ``RQUEUE_RESULT_TTL``, else
+            ``CELERY_RESULT_EXPIRES`` (whose 0 is None), else an hour.
         dead_max: dead letters kept for each queue.
         dead_ttl: seconds a dead letter is kept.
         enqueue_timeout: seconds that ``enqueue`` tries to reach Redis; at most 3600.
         results: a database that keeps what became of each job: its URL, ``postgresql+asyncpg://…`` or
-            ``sqlite+aiosqlite:///…``, or a :class:`~rqueue.config.Results`. Default: none, Redis alone keeps results.
+            ``sqlite+aiosqlite:///…``, or another Redis than the broker's, or a :class:`~rqueue.config.Results`;
+            ``"redis"`` is none: Redis alone keeps results. Default: ``RQUEUE_RESULTS``, else
+            ``CELERY_RESULT_BACKEND``, else none.
         durability: when an enqueue is confirmed: once Redis has it in memory, once it is ``replicated``, or once it is
             on disk (``fsync``). Default: ``RQUEUE_DURABILITY``, else ``memory``.
         replicas: how many replicas must have it, if it is to be replicated.
@@ -53,18 +58,21 @@ class RQueue(Client):
             as a worker starts, before it takes a job, and left after its last one.
 
     Raises:
-        ConfigError: an option is wrong.
+        ConfigError: an option is wrong, or a variable; the text names it.
+
+    Attributes:
+        variables: Celery's variables that it was set by.
     """
 
     def __init__(
         self,
-        url: str = "redis://localhost:6379/0",
+        url: str | None = None,
         *,
         queues: Sequence[Queue | str] = (),
         routes: Mapping[str, str] | None = None,
         namespace: str = "rqueue",
         max_message_bytes: int = _LIMITS.max_message_bytes,
-        result_ttl: Seconds | None = _LIMITS.result_ttl_s,
+        result_ttl: Seconds | EllipsisType | None = ...,
         dead_max: int = _LIMITS.dead_max,
         dead_ttl: Seconds = _LIMITS.dead_ttl_s,
         enqueue_timeout: Seconds = _LIMITS.enqueue_timeout_s,
@@ -77,26 +85,24 @@ class RQueue(Client):
         eager: bool = False,
         lifespan: Callable[[RQueue], AbstractAsyncContextManager[object] | AsyncIterator[object]] | None = None,
     ) -> None:
+        environment = Environment(os.environ)
+        endpoint = environment.endpoint(url)
+        kept = environment.results(results, endpoint)
         limits = Limits(
             max_message_bytes=max_message_bytes,
-            result_ttl_s=None if result_ttl is None else seconds(result_ttl, "result_ttl"),
+            result_ttl_s=environment.result_ttl(result_ttl, has_store=kept is not None),
             dead_max=dead_max,
             dead_ttl_s=seconds(dead_ttl, "dead_ttl"),
             enqueue_timeout_s=seconds(enqueue_timeout, "enqueue_timeout"),
             durability=os.environ.get("RQUEUE_DURABILITY", "memory") if durability is None else durability,
             replicas=replicas,
         )
-        keyring = Keyring.of(signing_keys, encryption_keys, allow_unsigned, os.environ)
-        kept = Results(results) if isinstance(results, str) else results
         config = AppConfig(namespace, _named(queues), _pairs(routes), limits, kept)
-        super().__init__(Endpoint(url), config, keyring)
-        if lifespan is not None and not callable(lifespan):
-            raise ConfigError(f"lifespan {lifespan!r}: a function of the app that gives an async context manager")
-        self.lifespan = lifespan
+        super().__init__(endpoint, config, Keyring.of(signing_keys, encryption_keys, allow_unsigned, os.environ))
+        self.variables = tuple(environment.used)
+        self.lifespan = _checked(lifespan)
         if eager:
-            from rqueue.worker.eager import EagerRunner
-
-            self.eager = EagerRunner(self).run
+            self.eager = _eagerly(self)
 
     def __repr__(self) -> str:
         return f"RQueue({self.endpoint.shown!r})"
@@ -170,6 +176,18 @@ class RQueue(Client):
         from rqueue.worker.reaper import for_operators
 
         return await doctor.fix(findings, for_operators(self, doctor.queues).reap)
+
+
+def _eagerly(app: RQueue) -> Runner:
+    from rqueue.worker.eager import EagerRunner
+
+    return EagerRunner(app).run
+
+
+def _checked(lifespan: Any) -> Any:
+    if lifespan is not None and not callable(lifespan):
+        raise ConfigError(f"lifespan {lifespan!r}: a function of the app that gives an async context manager")
+    return lifespan
 
 
 def _named(queues: Sequence[Queue | str]) -> dict[str, Queue]:

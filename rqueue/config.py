@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from rqueue.errors import ConfigError
 from rqueue.wire.keys import check_queue_name
@@ -17,6 +17,15 @@ from rqueue.wire.message import check_priority
 DURABILITIES: Final = ("memory", "replicated", "fsync")
 POOLS: Final = ("async", "threads", "prefork", "solo")
 
+
+Age: TypeAlias = float | timedelta | str
+"""Seconds, or a timedelta, or a text such as ``90s``, ``15m``, ``3h`` or ``7d``."""
+
+SHORTEST_RETENTION_S: Final = 3600
+"""What goes sooner is no history, and Redis keeps results itself for so long."""
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LONGEST_S: Final = 1e10
 
 MOST_SLOTS: Final = 1_000_000
 """Jobs at once in a worker, at most: more than any process can run, and a number that every JSON can carry."""
@@ -92,7 +101,7 @@ class Results:
     """
 
     url: str
-    retention: float | timedelta | str | None = None
+    retention: Age | None = None
     keep_failures: bool = False
     args_bytes: int = 4096
     spool_bytes: int = 64 * 1024 * 1024
@@ -101,6 +110,8 @@ class Results:
     def __post_init__(self) -> None:
         if "://" not in str(self.url):
             raise ConfigError(f"results {self.url!r}: a URL, for example postgresql+asyncpg://localhost/app")
+        if self.retention is not None and age_s(self.retention, "retention") < SHORTEST_RETENTION_S:
+            raise ConfigError(f"retention {self.retention!r}: an hour or more, such as 30d; None keeps rows for ever")
         whole("args_bytes", self.args_bytes, 0)
         whole("spool_bytes", self.spool_bytes, 0)
 
@@ -247,6 +258,24 @@ def whole(name: str, value: object, minimum: int, maximum: int | None = None) ->
         raise ConfigError(f"{name} {value!r}: a whole number from {minimum}")
     if maximum is not None and value > maximum:
         raise ConfigError(f"{name} {value!r}: a whole number from {minimum} to {maximum:,}")
+
+
+def age_s(age: Age, name: str = "age") -> float:
+    """An age in seconds.
+
+    Raises:
+        ConfigError: it is none, or longer than three centuries; the text has the name.
+    """
+    given: object = age.total_seconds() if isinstance(age, timedelta) else age
+    if isinstance(given, str):
+        number, unit = (given[:-1], given[-1]) if given[-1:] in _UNITS else (given, "s")
+        try:
+            given = float(number) * _UNITS[unit]
+        except ValueError:
+            given = None
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < _LONGEST_S:
+        raise ConfigError(f"{name} {age!r}: write it as 90s, 15m, 3h or 7d")
+    return float(given)
 
 
 def check_time_limits(limit_s: float | None, soft_s: float | None) -> None:

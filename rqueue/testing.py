@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from rqueue.app import RQueue
@@ -27,15 +28,17 @@ def in_memory(app: RQueue) -> Iterator[RQueue]:
     """The app on a server of its own in this process, empty at first; afterwards it is where it was.
 
     What the app had open elsewhere is put aside, so that nothing in the block reaches it, and what the block opened is
-    closed with it.
+    closed with it. A store of results is left alone: Redis keeps them.
     """
     endpoint, sessions, portal = app.endpoint, app._sessions, app._portal  # noqa: SLF001 - the app moves as a whole
+    config, app.config = app.config, replace(app.config, results=None)
     app.endpoint, app._sessions, app._portal = Endpoint("memory://"), {}, None  # noqa: SLF001
     try:
         yield app
     finally:
         _close(app)
         app.endpoint, app._sessions, app._portal = endpoint, sessions, portal  # noqa: SLF001
+        app.config = config
 
 
 @contextmanager

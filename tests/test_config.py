@@ -4,13 +4,14 @@ import inspect
 import math
 import re
 from dataclasses import FrozenInstanceError, fields
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rqueue.config import AppConfig, Limits, Queue, WorkerConfig, check_ttl, positive, whole
+from rqueue.config import AppConfig, Limits, Queue, Results, WorkerConfig, age_s, check_ttl, positive, whole
 from rqueue.errors import ConfigError
 
 NOT_NUMBERS = [None, "1", True, False, [1], math.nan]
@@ -233,3 +234,32 @@ def test_what_a_pool_and_its_limits_refuse():
         with pytest.raises(ConfigError, match=next(iter(wrong)).removesuffix("_s").removesuffix("_bytes")):
             WorkerConfig(**wrong)
     assert WorkerConfig(pool="prefork", concurrency=1, time_limit_s=5, soft_time_limit_s=4.5).pool == "prefork"
+
+
+@pytest.mark.parametrize(
+    ("age", "seconds"),
+    [
+        *[("90s", 90), ("15m", 900), ("3h", 10_800), ("7d", 604_800), ("1.5h", 5400), ("45", 45), (0, 0), (0.5, 0.5)],
+        (timedelta(days=30), 2_592_000),
+    ],
+)
+def test_an_age_is_a_number_a_timedelta_or_a_text_with_a_unit(age: Any, seconds: float):
+    assert age_s(age) == seconds
+
+
+@pytest.mark.parametrize("age", ["soon", "", "d", "-1d", "nan", "inf", "1e10", -1, True, None, timedelta(days=-1)])
+def test_what_is_no_age_is_refused_by_its_name(age: Any):
+    with pytest.raises(ConfigError) as refused:
+        age_s(age, "retention")
+    assert str(refused.value) == f"retention {age!r}: write it as 90s, 15m, 3h or 7d"
+
+
+@pytest.mark.parametrize("retention", ["30d", 3600, timedelta(hours=1), None])
+def test_a_retention_is_an_age_of_an_hour_or_more(retention: Any):
+    assert Results("sqlite:///h.db", retention=retention).retention == retention
+
+
+@pytest.mark.parametrize("retention", ["30 days", "59m", 0, -1, timedelta(minutes=59), "1y"])
+def test_a_wrong_retention_is_refused_where_it_is_written(retention: Any):
+    with pytest.raises(ConfigError, match=f"^retention {re.escape(repr(retention))}: "):
+        Results("sqlite:///h.db", retention=retention)

@@ -49,6 +49,7 @@ LAZY_IMPORTS = {
     ("rqueue.policy", "cronsim"): "the cron extra",
     ("rqueue.wire.seal", "cryptography"): "the crypto extra",
     ("rqueue.results.stores", "rqueue.results.sql"): "the sql extra",
+    ("rqueue.client.history", "rqueue.results.sql"): "the sql extra",
     ("rqueue.pytest_plugin", "rqueue.testing"): "pytest loads plugins before it measures or rewrites anything",
     ("rqueue.cli", "rqueue.embedded"): "only a trial needs a server of its own",
     ("rqueue.cli", "uvloop"): "is not there on Windows",

@@ -68,7 +68,7 @@ class Settling(Calls):
         reaper: the dead worker that ran it, and may have recorded its end before it was reaped.
         """
         check_done(Done(b"", job_id, record, ttl))
-        names = (
+        names = [
             keys.result(job_id),
             keys.counts,
             keys.dead,
@@ -76,7 +76,9 @@ class Settling(Calls):
             keys.jobs,
             keys.started(worker or started_by),
             keys.workers,
-        )
+        ]
+        if started_by:
+            names += keys.spooling
         by_reaper = "1" if started_by else ""
         arguments = (record, ttl, job_id, letter, keep, in_ms(keep_s), worker, by_reaper)
         return bool(await self._run("record", names, arguments))
@@ -163,30 +165,21 @@ class Settling(Calls):
     ) -> bytes | None:
         """Move a claimed job to the dead letters; the reply is as in ``retry``. Repeatable like ``ack``."""
         check_done(done)
-        reply = await self._run(
-            "bury",
-            (
-                keys.processing(worker),
-                keys.workers,
-                keys.started(worker),
-                keys.jobs,
-                keys.settled(worker),
-                keys.counts,
-                keys.result(done.id),
-                keys.dead,
-                keys.letters,
-            ),
-            (
-                worker,
-                lane,
-                number,
-                *done,
-                letter,
-                keep,
-                in_ms(keep_s),
-                "1" if by_reaper else "",
-            ),
-        )
+        names = [
+            keys.processing(worker),
+            keys.workers,
+            keys.started(worker),
+            keys.jobs,
+            keys.settled(worker),
+            keys.counts,
+            keys.result(done.id),
+            keys.dead,
+            keys.letters,
+        ]
+        if by_reaper:
+            names += keys.spooling
+        by = "1" if by_reaper else ""
+        reply = await self._run("bury", names, (worker, lane, number, *done, letter, keep, in_ms(keep_s), by))
         return None if reply is None else bytes(reply)
 
     async def revoke(

@@ -16,9 +16,11 @@ from rqueue.broker.calls import every, number_of, or_nothing, text_of
 from rqueue.broker.cancel import Stopping
 from rqueue.broker.claim import Claim, Claimed, Claiming, Stopped, fingerprint, task_names
 from rqueue.broker.enqueue import Enqueued, Producing
+from rqueue.broker.keep import Keeping
 from rqueue.broker.promote import Scheduling, Tick
 from rqueue.broker.reap import Leasing, renewal
 from rqueue.broker.revive import Burying
+from rqueue.broker.spool import Spooling
 from rqueue.broker.survey import Survey
 from rqueue.broker.upkeep import Upkeep
 from rqueue.errors import BrokerError, BrokerUnavailable, ReplyLost
@@ -64,7 +66,7 @@ class Known:
     is_dead: bool
 
 
-class Broker(Producing, Claiming, Settling, Leasing, Scheduling, Stopping, Burying, Upkeep, Survey):
+class Broker(Producing, Claiming, Settling, Leasing, Scheduling, Stopping, Burying, Keeping, Upkeep, Survey, Spooling):
     """The verbs on one Redis, for one event loop.
 
     Args:

@@ -35,7 +35,7 @@ class Stopping(Calls):
         """
         check_done(done)
         names = [keys.jobs, keys.scheduled, keys.messages, keys.stops, keys.workers, keys.result(done.id), keys.counts]
-        names += keys.lists
+        names += (*keys.lists, *keys.spooling)
         for worker in workers:
             names += (keys.processing(worker), keys.started(worker))
         arguments: list[Argument] = [done.id, done.record, done.ttl, done.raw, level]

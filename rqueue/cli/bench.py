@@ -59,7 +59,8 @@ def bench(
             typer.echo("no Redis is named: this is an embedded one; --url measures yours", err=True)
         else:
             place = ""
-        app = RQueue(url, namespace=f"rqueue-bench-{secrets.token_hex(4)}", result_ttl=_RESULT_TTL_S)
+        namespace = f"rqueue-bench-{secrets.token_hex(4)}"
+        app = RQueue(url, namespace=namespace, result_ttl=_RESULT_TTL_S, results="redis")
         if app.endpoint.is_memory:
             raise ConfigError("memory:// is no server: there is nothing to measure")
         runner = stack.enter_context(asyncio.Runner(loop_factory=loop_factory()))

@@ -17,6 +17,7 @@ from rqueue.cli.output import confirm, fail, printable, run, show_json, show_tab
 from rqueue.client.admin import Admin, DeadLetter, Retried
 from rqueue.client.letters import ChangeKwargs, Changes, FilterKwargs, error_of
 from rqueue.client.registry import Registry
+from rqueue.config import age_s
 from rqueue.errors import ConfigError
 from rqueue.policy.redaction import scrubbed, shown_value
 from rqueue.wire import codec
@@ -56,7 +57,6 @@ Limit = Annotated[int, typer.Option("--limit", envvar="RQUEUE_LIMIT", min=1, hel
 
 _SHOWN_CHARS = 60
 _VALUES: Final = ("args", "kwargs", "headers")
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 @commands.command("list", epilog=MEANINGS)
@@ -221,23 +221,9 @@ def _which(
         "task": task,
         "reason": reason,
         "error": error,
-        "older_than": _age_s(older_than),
-        "newer_than": _age_s(newer_than),
+        "older_than": None if older_than is None else age_s(older_than),
+        "newer_than": None if newer_than is None else age_s(newer_than),
     }
-
-
-def _age_s(text: str | None) -> float | None:
-    """Seconds, from a number with or without one of the units."""
-    if text is None:
-        return None
-    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
-    try:
-        age_s = float(number) * _UNITS[unit]
-    except ValueError:
-        age_s = -1
-    if not age_s >= 0:
-        raise ConfigError(f"age {text!r}: write it as 90s, 15m, 3h or 7d")
-    return age_s
 
 
 def _masked(dead: DeadLetter, tasks: Registry) -> DeadLetter:

@@ -40,7 +40,7 @@ class Fleet:
     """
 
     def __init__(self, url: str, directory: Path, oracle: Path) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("RQUEUE_")}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RQUEUE_", "CELERY_"))}
         source = str(Path(rqueue.__file__).parent.parent)
         path = os.pathsep.join(filter(None, (source, kept.get("PYTHONPATH"))))
         command = [sys.executable, "-m", "rqueue", "worker", "-A", "rqueue.cli.demo_tasks:app"]

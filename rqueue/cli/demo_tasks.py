@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from rqueue.app import RQueue
 from rqueue.cli.demo_oracle import note
-from rqueue.cli.lookup import DEFAULT_URL
 from rqueue.config import Queue
+from rqueue.environment import DEFAULT_URL
 
 NAMESPACE: Final = "rqueue-demo"
 QUEUES: Final = (
@@ -36,8 +36,8 @@ def wait_in_thread(self: Any, seconds: float) -> None:
 
 
 def make_app(url: str) -> RQueue:
-    """The app at that URL, under a namespace of its own: what else is there is not touched."""
-    app = RQueue(url, queues=QUEUES, namespace=NAMESPACE, result_ttl=300)
+    """The app at that URL, under a namespace of its own: what else is there, or in a database, is not touched."""
+    app = RQueue(url, queues=QUEUES, namespace=NAMESPACE, result_ttl=300, results="redis")
     for function in (wait_in_coroutine, wait_in_thread):
         app.task(bind=True)(function)
     return app

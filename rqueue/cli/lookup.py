@@ -9,6 +9,7 @@ import importlib
 import sys
 import tomllib
 import traceback
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -16,11 +17,11 @@ from typing import Final
 
 from rqueue.app import RQueue
 from rqueue.broker.endpoint import Endpoint
+from rqueue.config import Results
 from rqueue.errors import ConfigError
 from rqueue.wire.keys import Keys
 
 USUAL_MODULES: Final = ("tasks", "app", "main")
-DEFAULT_URL: Final = "redis://localhost:6379/0"
 DEFAULT_NAMESPACE: Final = "rqueue"
 
 
@@ -47,6 +48,7 @@ def find_app(name: str | None, url: str | None = None, namespace: str | None = N
     app = _load(name) if name else _from_usual_files(directory)
     if url is not None:
         app.endpoint = Endpoint(url)
+        app.variables = tuple(name for name in app.variables if not name.startswith("CELERY_BROKER"))
     if namespace is not None:
         app.keys = Keys(namespace)
     return app
@@ -75,9 +77,23 @@ def find_client(name: str | None, url: str | None, namespace: str | None) -> RQu
     return find_app_or_bare(name, url, namespace)
 
 
+def find_keeper(name: str | None, results: str | None) -> RQueue:
+    """The app for a command that asks its database: with a URL of one and no app named, none is loaded.
+
+    Raises:
+        ConfigError: an app was named or found, and cannot be used.
+    """
+    if results is None:
+        return find_app(name)
+    app = bare(None, None) if name is None else find_app(name)
+    kept = app.config.results
+    app.config = replace(app.config, results=Results(results) if kept is None else replace(kept, url=results))
+    return app
+
+
 def bare(url: str | None, namespace: str | None) -> RQueue:
-    """An app without tasks, queues and routes, that knows only where Redis is."""
-    return RQueue(url or DEFAULT_URL, namespace=namespace or DEFAULT_NAMESPACE)
+    """An app without tasks, queues and routes, that knows only where Redis is, by the environment where nobody says."""
+    return RQueue(url or None, namespace=namespace or DEFAULT_NAMESPACE)
 
 
 def unknown_task(client: RQueue, name: str) -> str | None:

@@ -67,3 +67,12 @@ NewerThan = Annotated[
     str | None,
     typer.Option("--newer-than", envvar="RQUEUE_NEWER_THAN", metavar="AGE", help="Only what died less long ago."),
 ]
+Results = Annotated[
+    str | None,
+    typer.Option(
+        "--results",
+        envvar="RQUEUE_RESULTS",
+        metavar="URL",
+        help="The database of history. Default: the app's.",
+    ),
+]

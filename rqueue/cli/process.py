@@ -211,6 +211,8 @@ def load(settings: ProcessSettings) -> tuple[RQueue, WorkerConfig]:
     if not config.queues:
         config = replace(config, queues=tuple(app.config.queues))
     configure(LogLevel(settings.loglevel), LogFormat(settings.log_format))
+    if used := [*app.variables, *settings.variables]:
+        event(logging.INFO, "settings from celery's variables", variables=",".join(used))
     for name in set(config.queues) - set(app.config.queues):
         event(logging.WARNING, "not one of the app's queues", queue=name, queues=",".join(app.config.queues))
     return app, config

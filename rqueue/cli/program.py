@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from rqueue import __version__
-from rqueue.cli import dead, demo, jobs, queues, schedule
+from rqueue.cli import dead, demo, history, jobs, queues, schedule
 from rqueue.cli.bench import bench
 from rqueue.cli.cancel import cancel
 from rqueue.cli.control import control
@@ -88,6 +88,7 @@ for _command in (
     program.command(epilog=MEANINGS)(_command)
 program.command(epilog=CHECKUP_MEANINGS)(doctor)
 program.add_typer(dead.commands, name="dead")
+program.add_typer(history.commands, name="history")
 program.add_typer(schedule.commands, name="schedule")
 program.command(epilog=MEANINGS)(queues.purge)
 program.command(epilog=MEANINGS)(demo.demo)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Final
 
@@ -14,6 +15,7 @@ from rqueue.cli import options
 from rqueue.cli.logs import LogFormat, LogLevel
 from rqueue.cli.process import WorkerProcess, load
 from rqueue.config import POOLS, WorkerConfig
+from rqueue.environment import Environment
 from rqueue.errors import ConfigError
 from rqueue.supervisor.settings import FleetSettings, ProcessSettings
 from rqueue.supervisor.takeover import take_over
@@ -26,13 +28,13 @@ _CONCURRENCY: Final = {"async": 100, "threads": 10, "prefork": os.cpu_count() or
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG])(i?)B", re.IGNORECASE)
 
 
-def check_pool(name: str) -> str:
-    """Return the pool's name.
+def check_pool(name: str | None) -> str | None:
+    """Return the pool's name, or None where none is given.
 
     Raises:
         typer.BadParameter: it is not there; the text says what to use.
     """
-    if name in POOLS:
+    if name is None or name in POOLS:
         return name
     if name == "processes":  # Celery's other name for it
         return "prefork"
@@ -119,9 +121,13 @@ Format = Annotated[
     typer.Option("--log-format", envvar="RQUEUE_LOG_FORMAT", case_sensitive=False, help="For people, or for machines."),
 ]
 Pool = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--pool", "-P", envvar="RQUEUE_POOL", callback=check_pool, help="Where jobs run: async, threads, prefork, solo."
+        "--pool",
+        "-P",
+        envvar="RQUEUE_POOL",
+        callback=check_pool,
+        help="Where jobs run: async (the default), threads, prefork, solo.",
     ),
 ]
 Processes = Annotated[
@@ -187,7 +193,7 @@ def worker(
     queues: Queues = None,
     concurrency: Concurrency = None,
     processes: Processes = None,
-    pool: Pool = "async",
+    pool: Pool = None,
     autoscale: AutoscaleOption = None,
     prefetch_multiplier: Prefetch = None,
     time_limit: TimeLimit = None,
@@ -201,7 +207,16 @@ def worker(
     loglevel: Level = LogLevel.INFO,
     log_format: Format = LogFormat.TEXT,
 ) -> None:
-    """Run workers for an app, until SIGTERM or SIGINT."""
+    """Run workers for an app, until SIGTERM or SIGINT.
+
+    Where an option and its variable are absent, Celery's variable of the same meaning counts (CELERY_WORKER_POOL, …).
+    """
+    variables = Environment(os.environ)
+    pool = pool or variables.pool() or "async"
+    concurrency = variables.concurrency(pool) if concurrency is None else concurrency
+    prefetch_multiplier = variables.prefetch_multiplier() if prefetch_multiplier is None else prefetch_multiplier
+    time_limit, soft_time_limit = variables.time_limits(time_limit, soft_time_limit)
+    max_tasks_per_child = variables.max_tasks(pool) if max_tasks_per_child is None else max_tasks_per_child
     is_one_each = pool in ("prefork", "solo")
     wanted, scale = concurrency if concurrency is not None else _CONCURRENCY[pool], parse_autoscale(autoscale)
     usual_prefetch = 1 if is_one_each else _DEFAULTS.prefetch_multiplier
@@ -219,10 +234,12 @@ def worker(
         "shutdown_timeout_s": shutdown_timeout,
         "max_loop_stall_s": max_loop_stall,
     }
-    process = ProcessSettings(app, url, namespace, given, loglevel, log_format)
+    process = ProcessSettings(app, url, namespace, given, loglevel, log_format, variables=variables.used)
     is_prefork = pool == "prefork"
     fleet = FleetSettings(process, wanted if is_prefork else processes or 1, scale if is_prefork else None, reload)
     _check(fleet, wanted, scale, processes)
+    for note in variables.notes:
+        print(f"rqueue: {note}", file=sys.stderr)  # noqa: T201 - as every command says it
     if pool == "solo" or os.name != "posix":
         raise typer.Exit(_alone(process))
     take_over(fleet)

@@ -6,14 +6,15 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, Literal, ParamSpec, TypeVar, Unpack, cast, overload
+from typing import Any, Literal, ParamSpec, TypeVar, Unpack, cast, overload
 
-from rqueue.broker.broker import Enqueued, Known
+from rqueue.broker.broker import Enqueued
 from rqueue.broker.endpoint import Endpoint
+from rqueue.client import results
 from rqueue.client.context import current_request
 from rqueue.client.events import Event, Events, events_of
+from rqueue.client.history import History
 from rqueue.client.job import Job, JobInfo, SyncJob
-from rqueue.client.listener import is_abandoned
 from rqueue.client.options import NO_OPTIONS, TaskKwargs, TaskOptions
 from rqueue.client.pauses import Pause, Pauses, Resumed
 from rqueue.client.portal import Portal, refuse_running_loop
@@ -32,26 +33,20 @@ from rqueue.errors import (
     ConfigError,
     EnqueueManyFailed,
     EnqueueUnknown,
-    JobNotFound,
     MessageTooLarge,
-    WaitTimeout,
 )
 from rqueue.policy.clock import RedisClock
 from rqueue.policy.periodic import Rhythm
 from rqueue.wire.ids import forget_stock, new_id
 from rqueue.wire.keys import Keys, QueueKeys
 from rqueue.wire.message import encode_call, new_header
-from rqueue.wire.record import decode_record, moved_to
-from rqueue.wire.seal import Keyring, open_record, seal_call
+from rqueue.wire.seal import Keyring, seal_call
 
 P = ParamSpec("P")
 R = TypeVar("R")
 AnyTask = TypeVar("AnyTask", bound=Task[Any, Any])
 Hook = TypeVar("Hook", bound=Callable[[], object])
 JobHook = TypeVar("JobHook", bound=Callable[[JobOutcome], object])
-
-MOST_MOVES: Final = 1000
-"""A job is followed through so many queues: each of its moves takes a claim, so none that is alive gets there."""
 
 Runner = Callable[[QueueKeys, Sequence[Enqueued]], Awaitable[Sequence[Answer]]]
 
@@ -337,28 +332,11 @@ class Client:
 
     async def wait(self, job_id: str, queue: str | None, timeout: float | None) -> bytes:
         """The final record of a job; see :meth:`~rqueue.client.job.Job.result`."""
-        if timeout is not None and timeout <= 0:
-            keys, known = await self._locate(job_id, queue)
-            if known.record is not None and decode_record(known.record)["state"].is_final:
-                return self._opened(keys, job_id, known.record)
-            raise WaitTimeout(f"job {job_id} has not ended yet; it goes on")
-        try:
-            async with asyncio.timeout(timeout):
-                keys = self.keys.queue(queue) if queue is not None else (await self._locate(job_id))[0]
-                for _ in range(MOST_MOVES):
-                    record = await self.session().listener.wait(keys, job_id)
-                    if (moved := moved_to(record)) is None:
-                        return self._opened(keys, job_id, record)
-                    keys = self.keys.queue(moved)
-                raise JobNotFound(job_id)
-        except TimeoutError:
-            raise WaitTimeout(f"job {job_id} had not ended after {timeout:g} s; it goes on") from None
+        return await results.wait(self, job_id, queue, timeout)
 
     async def info(self, job_id: str, queue: str | None) -> JobInfo:
         """What is known of a job; see :meth:`~rqueue.client.job.Job.info`."""
-        keys, known = await self._locate(job_id, queue)
-        record = None if known.record is None else self._opened(keys, job_id, known.record)
-        return JobInfo.of(job_id, keys.name, record, is_dead=known.is_dead and not known.is_alive)
+        return await results.info(self, job_id, queue)
 
     def job_events(self, job_id: str, queue: str | None, timeout: float | None) -> AsyncIterator[Event]:
         """A job's events; see :meth:`~rqueue.client.job.Job.events`."""
@@ -387,17 +365,17 @@ class Client:
         Raises:
             JobNotFound: nobody knows it.
         """
-        return (await self._locate(job_id))[0].name
+        return (await results.locate(self, job_id))[0].name
 
     async def cancel_job(self, job_id: str, queue: str | None, *, terminate: bool = False) -> Cancelled:
         """Cancel one job; see :meth:`~rqueue.client.job.Job.cancel`."""
-        keys, known = await self._locate(job_id, queue)
+        keys, known = await results.locate(self, job_id, queue)
         while known.is_alive:
             before, targets = keys, [Target(job_id)]
             outcome = (await Revocation(self).cancel(keys, targets, terminate=terminate))[job_id]
             if outcome is not Cancelled.TOO_LATE:
                 return outcome
-            keys, known = await self._locate(job_id, keys.name)
+            keys, known = await results.locate(self, job_id, keys.name)
             if keys is before:
                 return outcome
             # It went on in another queue meanwhile, and is cancelled there, if its worker has not done so.
@@ -430,6 +408,11 @@ class Client:
         """
         criteria = Criteria(None if task is None else self.tasks.names(task), header)
         return await Revocation(self).matching(criteria, queue, terminate=terminate, dry_run=dry_run)
+
+    @property
+    def history(self) -> History:
+        """What became of jobs, asked of the database that ``results=`` names."""
+        return History(self)
 
     # Pausing
 
@@ -534,9 +517,6 @@ class Client:
         (answer,) = await self._put(self.session(), queue, [item])
         return answer is True
 
-    def _opened(self, keys: QueueKeys, job_id: str, record: bytes) -> bytes:
-        return open_record(self.keyring, keys.main, job_id, record)
-
     def _publishing(self, signal: Signal, signature: Signature[Any], queue: str, item: Enqueued) -> None:
         if signal:
             name, args, kwargs = signature.task.name, list(signature.args), dict(signature.kwargs)
@@ -562,34 +542,6 @@ class Client:
             await self._put(self.session(), queue, [item])
         finally:
             await self._close_session()
-
-    async def _locate(self, job_id: str, queue: str | None = None) -> tuple[QueueKeys, Known]:
-        """Where a job is known; without its queue, all queues are asked at once. One that has moved is followed."""
-        names = [queue] if queue is not None else await self.session().broker.queues()
-        for _ in range(MOST_MOVES):
-            keys, known = await self._find(job_id, names)
-            moved = moved_to(known.record) if known.record is not None and not known.is_alive else None
-            if moved is None:
-                return keys, known
-            names = [moved]
-        raise JobNotFound(job_id)
-
-    async def _find(self, job_id: str, names: Sequence[str]) -> tuple[QueueKeys, Known]:
-        broker = self.session().broker
-        pairs = [(self.keys.queue(name), job_id) for name in names]
-        answers = await broker.known(pairs)
-        for answer in answers:
-            if isinstance(answer, BrokerError):
-                raise answer
-        found = [
-            (keys, known)
-            for (keys, _), known in zip(pairs, answers, strict=True)
-            if isinstance(known, Known)
-            and (known.is_alive or known.is_dead or (known.record is not None and not is_abandoned(known)))
-        ]
-        if not found:
-            raise JobNotFound(job_id)
-        return max(found, key=lambda place: place[1].is_alive)
 
     def _message(self, signature: Signature[Any], now: int) -> tuple[str, Enqueued]:
         """The queue and the message of a call, at this time in ms.

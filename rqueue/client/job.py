@@ -120,7 +120,7 @@ class Job(Generic[R_co]):
         return f"Job({self.id!r}, queue={self.queue!r})"
 
     async def result(self, timeout: float | None = None) -> R_co:
-        """Wait for the job's end and return its value.
+        """Wait for the job's end and return its value; where Redis does not know the job, the app's store is asked.
 
         Args:
             timeout: seconds to wait; None waits as long as the job is known.
@@ -130,16 +130,18 @@ class Job(Generic[R_co]):
             JobExpired: it was not started in time.
             JobRevoked: it was revoked.
             JobNotFound: nobody knows it (any more).
-            ResultNotKept: it succeeded, and Redis was too full to keep the value.
+            ResultNotKept: it succeeded, and Redis was too full to keep the value, and there is no store that has it.
+            StoreUnavailable: Redis does not know it (any more), and the store could not be asked.
             WaitTimeout: the time was up; it is a TimeoutError.
         """
         return value_of(self.id, await self._client.wait(self.id, self.queue, timeout))  # type: ignore[no-any-return]
 
     async def info(self) -> JobInfo:
-        """What is known of the job now.
+        """What is known of the job now; where Redis does not know it, how it ended is asked of the app's store.
 
         Raises:
             JobNotFound: nobody knows it.
+            StoreUnavailable: Redis does not know it (any more), and the store could not be asked.
         """
         return await self._client.info(self.id, self.queue)
 

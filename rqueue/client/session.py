@@ -39,6 +39,7 @@ class Session:
 
     def __init__(self, endpoint: Endpoint, keys: Keys, limits: Limits, results: Results | None = None) -> None:
         self._results = results
+        self._kept = keys.namespace, limits.result_ttl_s
         self._store: ResultStore | None = None
         self.loop = asyncio.get_running_loop()
         self._forks = len(_forks)
@@ -62,7 +63,7 @@ class Session:
         if self._results is None:
             raise ConfigError("the app keeps no history: give RQueue(results='postgresql+asyncpg://…')")
         if self._store is None:
-            self._store = store_for(self._results)
+            self._store = store_for(self._results, *self._kept)
         return self._store
 
     async def close(self) -> None:

@@ -9,6 +9,7 @@ import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 HIDDEN: Final = "[hidden]"
@@ -22,6 +23,7 @@ _WORDS: Final = (
 _SECRET = re.compile(_WORDS, re.IGNORECASE)
 _DEEPEST: Final = 50
 _SHORTEST: Final = 4
+_PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 
 Sensitive = bool | Sequence[str]
 """``True``: all arguments of a task and what it returns; or its parameters by name."""
@@ -29,7 +31,12 @@ Sensitive = bool | Sequence[str]
 
 def is_secret(name: str, named: Sequence[str] = ()) -> bool:
     """Whether a value of that name is hidden: by what the name speaks of, or because it is named."""
-    return name in named or _SECRET.search(name) is not None
+    return name in named or _speaks_of_secrets(name)
+
+
+@lru_cache(4096)
+def _speaks_of_secrets(name: str) -> bool:
+    return _SECRET.search(name) is not None
 
 
 def redacted(
@@ -108,6 +115,8 @@ def _names(parameters: inspect.Signature | None, count: int) -> list[str | None]
     """The names of so many positional arguments, as far as they have some."""
     names: list[str | None] = []
     for each in parameters.parameters.values() if parameters is not None else ():
+        if len(names) >= count:
+            break
         if each.kind is each.VAR_POSITIONAL:
             names += [each.name] * (count - len(names))
         elif each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD):
@@ -119,6 +128,8 @@ def _inside(value: Any, named: Sequence[str], depth: int = 0) -> Any:
     """A value without the secrets that stand in it by name."""
     if depth > _DEEPEST:
         return HIDDEN
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, Mapping):
         return {
             name: HIDDEN if isinstance(name, str) and is_secret(name, named) else _inside(each, named, depth + 1)

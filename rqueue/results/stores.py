@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from rqueue.config import Results
-from rqueue.errors import ConfigError, MissingDependency
+from rqueue.errors import MissingDependency
+from rqueue.results.redis_store import RedisStore
 from rqueue.results.store import ResultStore
 
+_REDIS: Final = ("redis", "unix:", "valkey", "memory:")
 
-def store_for(results: Results) -> ResultStore:
+
+def store_for(results: Results, namespace: str, result_ttl_s: float | None) -> ResultStore:
     """The store of these settings, not open yet.
+
+    Args:
+        results: the settings.
+        namespace: the first part of every key, in a Redis.
+        result_ttl_s: seconds for which a Redis keeps rows; None for ever.
 
     Raises:
         ConfigError: the URL is none of a store.
         MissingDependency: the extra ``sql`` is not installed.
     """
-    scheme = results.url.partition("://")[0]
-    if scheme.startswith(("redis", "rediss", "unix", "valkey", "memory")):
-        raise ConfigError("not yet")
+    if results.url.lower().startswith(_REDIS):
+        return RedisStore(results.url, namespace, result_ttl_s)
     try:
         from rqueue.results.sql.store import SqlStore
     except ModuleNotFoundError as exc:

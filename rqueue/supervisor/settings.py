@@ -20,6 +20,7 @@ class ProcessSettings:
         worker: the fields of :class:`~rqueue.config.WorkerConfig` that differ from their defaults.
         loglevel, log_format: as on the command line.
         standby: claim nothing until it is told to take another one's place.
+        variables: Celery's variables that gave the worker settings, for the log.
     """
 
     app: str | None = None
@@ -29,6 +30,7 @@ class ProcessSettings:
     loglevel: str = "info"
     log_format: str = "text"
     standby: bool = False
+    variables: Sequence[str] = field(default_factory=list)
 
     def config(self) -> WorkerConfig:
         """The worker's settings.

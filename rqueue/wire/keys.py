@@ -82,6 +82,11 @@ class QueueKeys:
         unique: HASH, lock -> id of the job that holds it, and until when at most in ms.
         periodic: ZSET, name of a periodic schedule -> when it is looked at next, in ms.
         entries: HASH, name -> the schedule.
+        recorded: STRING with a TTL of a day: there is a result store, and so many bytes may wait for it.
+        spool: LIST, how jobs ended that the result store does not know yet, the oldest first.
+        spool_bytes: STRING, the length of all that.
+        spool_lock: STRING with a TTL, the worker that brings it to the store.
+        unrecorded: STRING with a TTL of a week, how many did not fit.
     """
 
     def __init__(self, namespace: str, name: str) -> None:
@@ -100,12 +105,22 @@ class QueueKeys:
         self._throttle = prefix + b":throttle:"
         self.periodic = prefix + b":periodic"
         self.entries = prefix + b":periodic:entries"
+        self.recorded = prefix + b":recorded"
+        self.spool = prefix + b":spool"
+        self.spool_bytes = prefix + b":spool:bytes"
+        self.spool_lock = prefix + b":spool:lock"
+        self.unrecorded = prefix + b":unrecorded"
         self._processing = prefix + b":processing:"
         self._started = prefix + b":started:"
         self._settled = prefix + b":settled:"
         self._card = prefix + b":worker:"
         self._sent = prefix + b":sent:"
         self._result = prefix + b":result:"
+
+    @property
+    def spooling(self) -> tuple[bytes, ...]:
+        """What a script needs that puts something into the spool."""
+        return self.recorded, self.spool, self.spool_bytes, self.unrecorded
 
     def processing(self, worker: str) -> bytes:
         """LIST: what this worker has claimed; a string (the tombstone) once the worker is gone."""
@@ -160,6 +175,10 @@ class Keys:
         self.paused = f"{namespace}:paused".encode()
         self.control = f"{namespace}:control".encode()
         self._queues: dict[str, QueueKeys] = {}
+
+    def row(self, job_id: str) -> bytes:
+        """HASH, in a Redis that is a result store: when jobs of this id were enqueued -> their rows of history."""
+        return b"%b:row:%b" % (self.namespace.encode(), job_id.encode("utf-8", "surrogatepass"))
 
     def reply(self, request: str) -> bytes:
         """The channel on which the answers to one request on the control channel are published."""

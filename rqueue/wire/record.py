@@ -27,6 +27,9 @@ MAX_TRACEBACK_CHARS: Final = 16_000
 """A traceback is cut to this many characters, from its beginning: its end says what happened."""
 
 
+DROPPED: Final = b'"dropped":true}'
+"""A record that a script wrote because Redis was too full for the whole one ends so."""
+
 _SUCCESS: Final = b'{"state":"SUCCESS","result":%b,"task":%b,"worker":%b,"enqueued":%d,"started":%d,"finished":%d}'
 _as_json = lru_cache(orjson.dumps)
 _STATES: Final = {state.encode(): state.value for state in State}

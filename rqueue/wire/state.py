@@ -85,7 +85,8 @@ LIFECYCLE: Final = (
 WORKER_VERBS: Final = ("register", "renew", "audit", "condemn", "leave")
 """The verbs that move no job: a worker's own life."""
 
-OTHER_VERBS: Final = ("unlock", "prune", "plan", "declare", "pause", "resume")
-"""The verbs that move no job, and are no worker's own: about locks, periodic schedules, and what must not run."""
+OTHER_VERBS: Final = ("unlock", "prune", "plan", "declare", "pause", "resume", "keep", "spool", "unspool")
+"""The verbs that move no job, and are no worker's own: about locks, schedules, what must not run, and what is kept in
+a result store."""
 
 VERBS_WITHOUT_SCRIPT: Final = frozenset({"block"})

@@ -355,3 +355,33 @@ async def test_pause_and_resume(broker, keys, seed, dump, fill):
     assert await broker.resume(keys, "queue")
     assert await broker.withdraw("queue:email")
     assert await dump() == {"main": [b""], **ALIVE}
+
+
+async def test_nothing_more_waits_for_the_result_store(broker, keys, dump, fill):
+    """Breaks when a part is written, or the length does not fit the list."""
+    await fill()
+    with pytest.raises(BrokerFull):
+        await broker.spool(keys, [b"one"], 1000)
+    assert await dump() == {}
+
+
+async def test_what_the_result_store_has_leaves(broker, keys, dump, fill):
+    """Breaks when the first write may grow memory: a spool that has filled Redis would stay."""
+    await broker.spool(keys, [b"one", b"three"], 1000)
+    await fill()
+    left = await broker.unspool(keys, "w", [b"one"], bound=1000, most=9, most_bytes=99, lock_s=9)
+    assert left == [b"three"]
+    assert (await dump())["spool"] == [b"three"]
+
+
+async def test_who_ends_a_job_without_its_worker_fills_nothing(broker, keys, seed, dump, fill, message, done):
+    """It is counted that the result store will not hear of it. Breaks when the entry is written all the same."""
+    await seed({"recorded": ("ttl", b"1000"), "jobs": {"a", "b", "c"}, "main": [message("a")]})
+    await seed({"workers": {"w": "past"}, "processing:w": [message("b")], "result:c": ("ttl", b'{"state":"STARTED"}')})
+    await fill()
+    assert (await broker.cancel(keys, done("a", "REVOKED", raw=b""), ["w"]))[0] == 1
+    assert await broker.bury(keys, "w", "l", 1, done("b", "FAILURE"), b"letter", 9, 99, by_reaper=True) == b"1"
+    assert await broker.record(keys, "c", b'{"state":"FAILURE"}', "60", started_by="w")
+    stored = await dump()
+    assert "spool" not in stored
+    assert stored["unrecorded"] == ("ttl", b"3")

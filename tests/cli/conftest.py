@@ -61,7 +61,8 @@ Command = Callable[..., Result]
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """No variable of the machine decides, and messages are not wrapped."""
-    for name in [name for name in os.environ if name.startswith("RQUEUE_") and name != "RQUEUE_SERVER"]:
+    ours = ("RQUEUE_", "CELERY_")
+    for name in [name for name in os.environ if name.startswith(ours) and name != "RQUEUE_SERVER"]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "400")
 

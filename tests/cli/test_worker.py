@@ -103,6 +103,73 @@ def test_solo_works_in_the_process_itself(project, on_redis, start_worker, comma
     assert worker.workers() == []
 
 
+CELERYS = {
+    "CELERY_WORKER_POOL": "prefork",
+    "CELERY_WORKER_CONCURRENCY": "3",
+    "CELERY_WORKER_PREFETCH_MULTIPLIER": "2",
+    "CELERY_WORKER_MAX_TASKS_PER_CHILD": "1000",
+    "CELERY_TASK_TIME_LIMIT": "60",
+    "CELERY_TASK_SOFT_TIME_LIMIT": "50",
+}
+
+
+def test_celerys_variables_count_where_nobody_says_otherwise(told, monkeypatch):
+    """Breaks when one of them goes before an option or a variable of rqueue's."""
+    for name, value in CELERYS.items():
+        monkeypatch.setenv(name, value)
+    fleet = told()
+    config = fleet.process.config()
+    assert (config.pool, fleet.processes, config.prefetch_multiplier) == ("prefork", 3, 2)
+    assert (config.max_tasks, config.time_limit_s, config.soft_time_limit_s) == (1000, 60, 50)
+    assert sorted(fleet.process.variables) == sorted(CELERYS)
+    monkeypatch.setenv("RQUEUE_POOL", "threads")
+    monkeypatch.setenv("RQUEUE_TIME_LIMIT", "70")
+    monkeypatch.setenv("RQUEUE_PREFETCH_MULTIPLIER", "4")
+    fleet = told("-c", "5", "--max-tasks-per-child", "9", "--soft-time-limit", "7")
+    config = fleet.process.config()
+    assert (config.pool, config.concurrency, config.prefetch_multiplier, fleet.processes) == ("threads", 5, 4, 1)
+    assert (config.max_tasks, config.time_limit_s, config.soft_time_limit_s) == (9, 70, 7)
+    assert fleet.process.variables == []
+
+
+def test_a_pool_of_celerys_that_is_not_here_is_said_and_async_takes_its_place(told, project, command, monkeypatch):
+    monkeypatch.setenv("CELERY_WORKER_POOL", "gevent")
+    monkeypatch.setattr("rqueue.cli.worker.take_over", lambda _: None)
+    shown = command("worker")
+    assert shown.exit_code == 0
+    assert shown.stderr.startswith("rqueue: CELERY_WORKER_POOL=gevent: ")
+    assert told().process.config().pool == "async"
+
+
+def test_a_malformed_variable_of_celerys_is_named(project, command, monkeypatch):
+    monkeypatch.setenv("CELERY_WORKER_CONCURRENCY", "many")
+    shown = command("worker")
+    assert (shown.exit_code, shown.stderr) == (
+        2,
+        "rqueue: CELERY_WORKER_CONCURRENCY 'many': a whole number, 0 or more\n",
+    )
+
+
+def test_supervisor_processes_and_commands_find_the_same_redis_by_celerys_variable(
+    directory, redis_url, start, command, monkeypatch
+):
+    """Breaks when one of them looks elsewhere: the supervisor, for one, takes a dead process's jobs back."""
+    code = "from rqueue import RQueue\napp = RQueue()\n@app.task\ndef add(a, b):\n    return a + b\n"
+    (directory / "tasks.py").write_text(code)
+    monkeypatch.setenv("CELERY_BROKER_URL", redis_url)
+    monkeypatch.setenv("CELERY_WORKER_CONCURRENCY", "3")
+    worker = start("worker", "--log-format", "json")
+    logged = worker.event("settings from celery's variables")
+    assert logged["variables"] == "CELERY_BROKER_URL,CELERY_WORKER_CONCURRENCY"
+    assert worker.event("worker started")["concurrency"] == 3
+    os.kill(worker.workers()[0], signal.SIGKILL)
+    worker.event("worker reaped")
+    worker.event("worker started", skip=1)
+    assert command("enqueue", "tasks.add", "[20, 22]", "--wait").stdout.endswith("\n42\n")
+    worker.signal(signal.SIGTERM)
+    assert worker.end() == 0
+
+
 WRONG = {
     "lease": (["--lease", "0"], "rqueue: lease 0.0: a number above 0"),
     "concurrency": (["-c", "0"], "rqueue: concurrency 0: a whole number from 1"),

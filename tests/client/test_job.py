@@ -371,7 +371,7 @@ async def test_while_a_job_waits_to_move_its_error_is_told(app):
 
 async def test_records_that_point_in_a_circle_have_an_end(memory_app, monkeypatch):
     """Only somebody else can have written them. Breaks when a look never ends."""
-    monkeypatch.setattr("rqueue.client.client.MOST_MOVES", 10)
+    monkeypatch.setattr("rqueue.client.results.MOST_MOVES", 10)
     async with memory_app:
         call = memory_app.session().broker._link.call
         for here, there in (("a", "b"), ("b", "a")):

@@ -138,7 +138,7 @@ def unpack(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> I
         monkeypatch.chdir(tmp_path)
         return tmp_path
 
-    for name in ("RQUEUE_APP", "RQUEUE_URL"):
+    for name in ("RQUEUE_APP", "RQUEUE_URL", *(name for name in os.environ if name.startswith("CELERY_"))):
         monkeypatch.delenv(name, raising=False)
     yield write
     for name in names:
@@ -448,6 +448,7 @@ def test_the_table_of_the_workers_options_is_the_commands():
         "--app": "found",
         "--concurrency": "100; `threads` 10; `prefork` one for each core; `solo` 1",
         "--processes": "1",
+        "--pool": "async",
         "--prefetch-multiplier": f"{usual.prefetch_multiplier}; `prefork` and `solo` 1",
         "--reload": "off",
     }

@@ -9,10 +9,13 @@
 -- KEYS[7] result      STR   the job's record, with a TTL
 -- KEYS[8] dead        ZSET  id -> time of death in ms
 -- KEYS[9] letters     HASH  id -> dead letter
+-- KEYS[10] recorded   STR   there is a result store: how many bytes may wait for it
+-- KEYS[11] spool LIST, KEYS[12] bytes STR, KEYS[13] unrecorded STR: what waits for it, as in spool
 -- ARGV[1] worker, ARGV[2] lane, ARGV[3] sequence number
 -- ARGV[4] message, ARGV[5] id, ARGV[6] record, ARGV[7] seconds to keep it ('' for ever, '0' not at all)
 -- ARGV[8] dead letter ('' for none), ARGV[9] how many letters are kept, ARGV[10] for how many ms
--- ARGV[11] '1' when a reaper buries for the worker: then only once the lease has run out
+-- ARGV[11] '1' when a reaper buries for the worker: then only once the lease has run out, and how the job ended waits
+--          for the result store, if there is one; a worker names KEYS[1..9], and has written it there
 -- returns false, when the worker is not registered, or alive though a reaper asks | '1' buried | '0' the claim was lost
 local processing, workers, started, settled, dead, letters = KEYS[1], KEYS[2], KEYS[3], KEYS[5], KEYS[8], KEYS[9]
 local worker, lane, number, id, record, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[5], ARGV[6], ARGV[7]
@@ -30,7 +33,7 @@ elseif not lease then
   return false
 end
 -- Refused at maxmemory, and changes nothing otherwise. Then no more is written than the message frees.
-local probe, letter = redis.pcall('SETRANGE', KEYS[7], 0, ''), ARGV[8]
+local probe, letter, entry = redis.pcall('SETRANGE', KEYS[7], 0, ''), ARGV[8], id .. '\n' .. record .. '\n' .. ARGV[4]
 if type(probe) == 'table' and string.find(probe.err, 'OOM', 1, true) and letter ~= '' then
   local reason = string.match(letter, '"reason":"([%a ]+)"') or 'failed'
   record = '{"state":"FAILURE","dropped":true}'
@@ -61,6 +64,14 @@ if owned == 1 then
   end
   redis.pcall('HINCRBY', KEYS[6], string.match(record, '^{"state":"(%u+)"'), 1)
   redis.call('EXPIRE', KEYS[6], 86400)
+  local bound = ARGV[11] == '1' and tonumber(redis.call('GET', KEYS[10]) or '')
+  local bytes = bound and (tonumber(redis.call('GET', KEYS[12])) or 0) + #entry
+  if bound and bytes <= bound and type(probe) == 'number' then
+    redis.call('RPUSH', KEYS[11], entry)
+    redis.call('SET', KEYS[12], bytes)
+  elseif bound then
+    redis.call('SET', KEYS[13], (tonumber(redis.call('GET', KEYS[13])) or 0) + 1, 'EX', 604800)
+  end
 end
 redis.call('HSET', settled, lane, string.format('%.0f', number) .. ' ' .. owned)
 redis.call('EXPIRE', settled, 86400)

@@ -7,11 +7,14 @@
 -- KEYS[5] jobs     SET   ids of jobs that are not settled, or run though they are
 -- KEYS[6] started  SET   ids of the worker's jobs that have started
 -- KEYS[7] workers  ZSET  worker -> end of its lease
+-- KEYS[8] recorded STR   there is a result store: how many bytes may wait for it
+-- KEYS[9] spool LIST, KEYS[10] bytes STR, KEYS[11] unrecorded STR: what waits for it, as in spool
 -- ARGV[1] record
 -- ARGV[2] seconds to keep it ('' for ever, '0' not at all)
 -- ARGV[3] id, ARGV[4] dead letter ('' for none), ARGV[5] how many letters are kept, ARGV[6] for how many ms
 -- ARGV[7] the worker that ran it; '' when somebody else speaks for it
--- ARGV[8] '1' when a reaper does: then only of a job whose last record says that it runs
+-- ARGV[8] '1' when a reaper does: then only of a job whose last record says that it runs, and how it ended waits for
+--         the result store, if there is one; a worker names KEYS[1..7], and has written it there
 -- returns 1 | 0 the worker is not registered any more, or has spoken itself before it was reaped
 --
 -- May be repeated. The job's id is free from here on.
@@ -48,6 +51,14 @@ if ARGV[4] ~= '' then
   for _ = 1, redis.call('ZCARD', dead) - tonumber(ARGV[5]) do
     redis.call('HDEL', letters, redis.call('ZPOPMIN', dead)[1])
   end
+end
+local bound, entry = ARGV[8] == '1' and tonumber(redis.call('GET', KEYS[8]) or ''), id .. '\n' .. announced .. '\n'
+local bytes = bound and (tonumber(redis.call('GET', KEYS[10])) or 0) + #entry
+if bound and bytes <= bound and type(probe) == 'number' then
+  redis.call('RPUSH', KEYS[9], entry)
+  redis.call('SET', KEYS[10], bytes)
+elseif bound then
+  redis.call('SET', KEYS[11], (tonumber(redis.call('GET', KEYS[11])) or 0) + 1, 'EX', 604800)
 end
 if is_new then redis.pcall('HINCRBY', counts, state, 1) end
 redis.call('EXPIRE', counts, 86400)

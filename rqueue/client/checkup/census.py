@@ -27,9 +27,10 @@ _LASTING: Final = {
     "dead",
     "unique",
     "periodic",
+    "spool",
     *(f"p{n}" for n in LEVELS),
 }
-_EXPIRING: Final = {"counts", "settled", "worker", "sent", "throttle"}
+_EXPIRING: Final = {"counts", "settled", "worker", "sent", "throttle", "recorded", "unrecorded"}
 
 
 @dataclass(slots=True)

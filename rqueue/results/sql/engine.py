@@ -1,56 +1,94 @@
-"""The database's URL and its engine: which driver, and how long anything may take."""
+"""The database's URL and its engine: which driver, and what each of them has to be told."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any, Final
+from urllib.parse import urlencode
 
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from rqueue.broker.endpoint import redacted
 from rqueue.errors import ConfigError, MissingDependency
 
-_POSTGRES_DRIVERS = {"asyncpg": "asyncpg", "psycopg": "psycopg"}
-INSTALL = "pip install rqueue[sql]"
+INSTALL: Final = "pip install rqueue[sql]"
+_POSTGRES_DRIVERS: Final = ("asyncpg", "psycopg")
+_SQLITE_BUSY_S: Final = 1.0
+"""Seconds to wait for another writer of the file; less than a call may take, so that the error says what it waits for."""
 
 
 def database_url(url: str) -> URL:
     """The URL as SQLAlchemy's asyncio takes it, whichever way it is commonly written.
 
-    ``postgres://``, ``postgresql://`` and Celery's ``db+postgresql://`` take asyncpg, or psycopg where that alone is
-    installed; ``sqlite://`` takes aiosqlite.
+    ``postgres://``, ``postgresql://``, ``postgresql+psycopg2://`` and Celery's ``db+postgresql://`` take asyncpg, or
+    psycopg where that alone is installed; ``sqlite://`` takes aiosqlite.
 
     Raises:
         ConfigError: it is none of a database that is supported.
         MissingDependency: there is no driver for it.
     """
+    shown = redacted(url)
     try:
         parsed = make_url(url.removeprefix("db+"))
-    except ArgumentError:
-        raise ConfigError(f"results {url!r}: not a database's URL") from None
+    except (ArgumentError, ValueError):
+        raise ConfigError(f"results {shown!r}: not a database's URL") from None
     kind, _, driver = parsed.drivername.partition("+")
     if kind in ("postgres", "postgresql"):
         if driver not in _POSTGRES_DRIVERS:
             driver = next((each for each in _POSTGRES_DRIVERS if find_spec(each)), "")
         if not driver or not find_spec(driver):
-            raise MissingDependency(INSTALL)
+            raise MissingDependency(INSTALL if driver != "psycopg" else "pip install 'psycopg[binary]'")
         return parsed.set(drivername=f"postgresql+{driver}")
     if kind == "sqlite":
         if not find_spec("aiosqlite"):
             raise MissingDependency(INSTALL)
+        if parsed.database in (None, "", ":memory:"):
+            raise ConfigError(
+                f"results {shown!r}: name a file, sqlite:///history.db; in memory each connection has its own"
+            )
         return parsed.set(drivername="sqlite+aiosqlite")
     raise ConfigError(
-        f"results: {parsed.drivername!r} is not supported; postgresql+asyncpg, postgresql+psycopg, sqlite"
+        f"results {shown!r}: needs one of postgresql+asyncpg://, postgresql+psycopg://, sqlite:///, redis://"
     )
 
 
 def engine_for(url: str, *, pool_size: int = 2) -> AsyncEngine:
-    """An engine with few connections, made when they are needed.
+    """An engine with few connections, made when they are needed. Nothing is shown of what it is given as data.
 
     Raises:
         ConfigError, MissingDependency: as :func:`database_url`.
     """
     parsed = database_url(url)
     if parsed.get_backend_name() == "sqlite":
-        return create_async_engine(parsed)
-    return create_async_engine(parsed, pool_size=pool_size, max_overflow=0, pool_recycle=1800)
+        engine = create_async_engine(parsed, connect_args={"timeout": _SQLITE_BUSY_S}, hide_parameters=True)
+        event.listen(engine.sync_engine, "connect", _set_up_sqlite)
+        return engine
+    parsed, options = _for_asyncpg(parsed) if parsed.drivername.endswith("asyncpg") else (parsed, {})
+    return create_async_engine(
+        parsed,
+        connect_args=options,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_recycle=1800,  # what stands between drops connections that are never new
+        pool_timeout=2,
+        hide_parameters=True,
+    )
+
+
+def _for_asyncpg(url: URL) -> tuple[URL, dict[str, Any]]:
+    """libpq's options, with which hosts of databases give their URLs, as asyncpg reads them: in a URL of its own."""
+    libpq = {name: value for name, value in url.query.items() if name.startswith("ssl") and name != "ssl"}
+    if "application_name" in url.query:
+        libpq["application_name"] = url.query["application_name"]
+    if not libpq:
+        return url, {}
+    return url.difference_update_query(libpq), {"dsn": f"postgresql://?{urlencode(libpq, doseq=True)}"}
+
+
+def _set_up_sqlite(connection: Any, _: object) -> None:
+    # Readers do not keep the writer waiting, nor it them. It stays so in the file.
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.close()

@@ -1,44 +1,106 @@
-"""The tables' version: brings a database up to date, and says whether it is."""
+"""Brings a database's tables up to date, and says what differs: what ``rqueue db`` does."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-VERSION_TABLE: Final = "rqueue_version"
+from rqueue.results.sql import version
+from rqueue.results.sql.partitions import ensure_months
+from rqueue.results.sql.tables import INDEXES, POSTGRES_INDEXES, metadata
+from rqueue.results.sql.taskmeta import IN_THE_WAY, NAME, make_view
+
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
-
-
-def _config(connection: Connection | None = None) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
-    config.attributes["connection"] = connection
-    return config
-
-
-def newest() -> str:
-    """The version that this release knows."""
-    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+_LOCK: Final = 0x727175657565  # any number that nobody else takes: "rqueue"
 
 
 async def current(engine: AsyncEngine) -> str | None:
     """The database's version; None where there are no tables yet."""
     async with engine.connect() as connection:
-        return await connection.run_sync(_current)
+        return await version.current(connection)
 
 
-async def upgrade(engine: AsyncEngine) -> None:
-    """Bring the tables up to date."""
-    async with engine.begin() as connection:
-        await connection.run_sync(lambda sync: command.upgrade(_config(sync), "head"))
+async def upgrade(engine: AsyncEngine, revision: str = "head") -> list[str]:
+    """Bring the tables up to date, in one transaction; two at once do it one after the other.
+
+    Returns:
+        What could not be done, as sentences.
+    """
+    async with _alone(engine) as connection:
+        await connection.run_sync(lambda sync: command.upgrade(_config(sync), revision))
+        await ensure_months(connection, datetime.now(UTC))
+        return [] if await connection.run_sync(make_view) else [IN_THE_WAY]
 
 
-def _current(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+async def downgrade(engine: AsyncEngine, revision: str) -> None:
+    """Go back to an older version; what its tables have no place for is lost."""
+    async with _alone(engine) as connection:
+        await connection.run_sync(lambda sync: command.downgrade(_config(sync), revision))
+
+
+async def check(engine: AsyncEngine) -> list[str]:
+    """What differs from what this release would make, as sentences; nothing where all is well."""
+    async with engine.connect() as connection:
+        found = await version.current(connection)
+        if complaint := version.complaint(found):
+            return [complaint]
+        return await connection.run_sync(_differences)
+
+
+def _differences(connection: Connection) -> list[str]:
+    inspector = inspect(connection)
+    tables, views = set(inspector.get_table_names()), set(inspector.get_view_names())
+    differences = [f"table {name} is missing" for name in metadata.tables if name not in tables]
+    for name, table in metadata.tables.items():
+        if name in tables:
+            there = {column["name"] for column in inspector.get_columns(name)}
+            differences += [f"column {name}.{column.name} is missing" for column in table.c if column.name not in there]
+            indexes = {index["name"] for index in inspector.get_indexes(name)}
+            differences += [
+                f"index {index} is missing"
+                for index in indexes_of(name, connection.dialect.name)
+                if index not in indexes
+            ]
+    if NAME not in views:
+        differences.append(IN_THE_WAY if NAME in tables else f"view {NAME} is missing; {version.UPGRADE}")
+    return differences
+
+
+def indexes_of(table: str, dialect: str) -> Sequence[str]:
+    """The names of a table's indexes, its key apart."""
+    more = POSTGRES_INDEXES.get(table, ()) if dialect == "postgresql" else ()
+    return (*INDEXES.get(table, ()), *more)
+
+
+@asynccontextmanager
+async def _alone(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A transaction that no other of these runs beside."""
+    if engine.dialect.name == "postgresql":
+        async with engine.begin() as connection:
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            yield connection
+        return
+    # The driver begins transactions as it sees fit, and not before it makes tables: it is told to leave that to us.
+    async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        await connection.exec_driver_sql("BEGIN IMMEDIATE")
+        try:
+            yield connection
+        except BaseException:
+            await connection.exec_driver_sql("ROLLBACK")
+            raise
+        await connection.exec_driver_sql("COMMIT")
+
+
+def _config(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config

@@ -5,7 +5,7 @@ Times are ``timestamptz`` in PostgreSQL, and in SQLite text in UTC, ``2026-11-22
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -22,7 +22,11 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    cast,
 )
+from sqlalchemy import Row as Record
+
+from rqueue.results.row import Row
 
 UNKNOWN: Final = datetime.fromtimestamp(0, UTC)
 """In ``enqueued``, of a job whose producer did not say when: it is part of the key, so it is never NULL."""
@@ -77,6 +81,27 @@ jobs = Table(
     Column("recorded", Moment, nullable=False),
 )
 
+FIELDS: Final = tuple(
+    # Some drivers decode what is of the type `json`, and would then be asked for its text again.
+    cast(jobs.c[name], Text).label(name) if name in ("args", "kwargs", "result", "history") else jobs.c[name]
+    for name in Row._fields
+)
+"""What to select for :func:`row_from`."""
+
+
+def row_from(found: Record[Any]) -> Row:
+    """The row of history in what was selected by :data:`FIELDS`."""
+    moments = {name: getattr(found, name) for name in ("enqueued", "started", "finished")}
+    times: dict[str, Any] = {name: None if moment is None else milliseconds(moment) for name, moment in moments.items()}
+    times["enqueued"] = times["enqueued"] or None  # UNKNOWN
+    return Row._make(found[: len(FIELDS)])._replace(**times)
+
+
+def milliseconds(moment: datetime) -> int:
+    """A moment as messages and records have it: ms since the epoch. No float comes near it."""
+    return (moment - UNKNOWN) // timedelta(milliseconds=1)
+
+
 hours = Table(
     "rqueue_hours",
     metadata,
@@ -111,3 +136,9 @@ outbox = Table(
     Column("batch", Text),
     Column("marked", Moment),
 )
+
+INDEXES: Final = {
+    "rqueue_jobs": tuple(f"rqueue_jobs_{name}" for name in ("finished", "task", "queue", "state", "parent")),
+    "rqueue_outbox": ("rqueue_outbox_batch",),
+}
+POSTGRES_INDEXES: Final = {"rqueue_jobs": ("rqueue_jobs_words", "rqueue_jobs_date_done")}

@@ -3,8 +3,7 @@
 from alembic import context
 
 from rqueue.results.sql.tables import metadata
-
-VERSION_TABLE = "rqueue_version"
+from rqueue.results.sql.version import VERSION_TABLE
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=metadata, version_table=VERSION_TABLE)

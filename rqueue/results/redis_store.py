@@ -1,0 +1,91 @@
+"""The result store in a Redis that is not the broker's: a key for each job's id, which expires."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+import orjson
+
+from rqueue.broker.endpoint import Endpoint
+from rqueue.broker.keep import Keeping
+from rqueue.errors import BrokerError, StoreUnavailable
+from rqueue.results.row import Row
+from rqueue.wire.keys import Keys
+
+TIMEOUT_S: Final = 2.0
+
+
+class RedisStore:
+    """Keeps rows in a Redis.
+
+    Args:
+        url: where it is.
+        namespace: the first part of every key.
+        ttl_s: seconds for which rows are kept; None for ever, 0 not at all.
+        timeout_s: seconds that any call may take.
+
+    Attributes:
+        shown: the URL without the password.
+    """
+
+    def __init__(
+        self, url: str, namespace: str = "rqueue", ttl_s: float | None = None, *, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        endpoint = Endpoint(url)
+        self.shown = endpoint.shown
+        self._ttl_s = None if ttl_s is None else round(ttl_s)
+        self._timeout_s = timeout_s
+        self._redis = Keeping(endpoint, Keys(namespace), timeout_s)
+
+    async def open(self) -> None:
+        """See that it answers: see :meth:`~rqueue.results.store.ResultStore.open`."""
+        await self._bounded([self._redis.ready()])
+
+    async def save(self, rows: Sequence[Row]) -> Sequence[str]:
+        """Write rows: see :meth:`~rqueue.results.store.ResultStore.save`."""
+        if self._ttl_s != 0:
+            await self._bounded(
+                [self._redis.keep(row.id, row.enqueued or 0, row.order, _encoded(row), self._ttl_s) for row in rows]
+            )
+        return ()
+
+    async def find(self, job_id: str, queue: str | None = None) -> Row | None:
+        """One job's row: see :meth:`~rqueue.results.store.ResultStore.find`."""
+        (found,) = await self._bounded([self._redis.kept(job_id)])
+        rows = [_decoded(found[enqueued]) for enqueued in sorted(found)]
+        return next((row for row in reversed(rows) if queue in (None, row.queue)), None)
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._redis.close()
+
+    async def _bounded(self, calls: Sequence[Any]) -> list[Any]:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                # They leave together, in one write; the first error is told once all have ended.
+                replies = await asyncio.gather(*calls, return_exceptions=True)
+        except TimeoutError:
+            raise StoreUnavailable("the result store does not answer") from None
+        for reply in replies:
+            if isinstance(reply, BrokerError):
+                raise StoreUnavailable(f"the result store cannot be used: {reply}") from reply
+            if isinstance(reply, BaseException):
+                raise reply
+        return replies
+
+
+def _encoded(row: Row) -> bytes:
+    try:
+        return orjson.dumps(row)
+    except TypeError:  # of what is no character, or of a very large number
+        return json.dumps(row, separators=(",", ":")).encode()
+
+
+def _decoded(data: bytes) -> Row:
+    try:
+        return Row._make(orjson.loads(data))
+    except orjson.JSONDecodeError:
+        return Row._make(json.loads(data))
