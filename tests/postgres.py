@@ -101,7 +101,9 @@ class Postgres:
         return f"postgresql+{driver}://postgres@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> Self:
-        """Start it and return when it answers."""
+        """Start it and return when it answers; nothing happens if it runs."""
+        if self._process is not None and self._process.poll() is None:
+            return self
         if self._directory is None:
             self._make()
         until = time.monotonic() + START_TIMEOUT_S

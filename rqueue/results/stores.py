@@ -24,7 +24,7 @@ def store_for(results: Results, namespace: str, result_ttl_s: float | None) -> R
         ConfigError: the URL is none of a store.
         MissingDependency: the extra ``sql`` is not installed.
     """
-    if results.url.lower().startswith(_REDIS):
+    if is_redis(results.url):
         return RedisStore(results.url, namespace, result_ttl_s)
     try:
         from rqueue.results.sql.store import SqlStore
@@ -33,3 +33,8 @@ def store_for(results: Results, namespace: str, result_ttl_s: float | None) -> R
             raise
         raise MissingDependency("pip install rqueue[sql]") from None
     return SqlStore(results.url)
+
+
+def is_redis(url: str) -> bool:
+    """Whether results are kept in another Redis by this URL, and in no database."""
+    return url.lower().startswith(_REDIS)
