@@ -54,7 +54,13 @@ def test_the_defaults_are_the_designs():
         "unknown_retry_s": 10,
         "block_s": 4,
     }
-    assert values(AppConfig()) == {"namespace": "rqueue", "queues": {}, "routes": (), "limits": Limits(), "results": None}
+    assert values(AppConfig()) == {
+        "namespace": "rqueue",
+        "queues": {},
+        "routes": (),
+        "limits": Limits(),
+        "results": None,
+    }
 
 
 @pytest.mark.parametrize("config", [Queue, Limits, WorkerConfig, AppConfig])
