@@ -50,6 +50,8 @@ LAZY_IMPORTS = {
     ("rqueue.wire.seal", "cryptography"): "the crypto extra",
     ("rqueue.results.stores", "rqueue.results.sql"): "the sql extra",
     ("rqueue.cli.db", "rqueue.results.sql"): "the sql extra",
+    ("rqueue.client.outbox", "rqueue.results.sql"): "the sql extra",
+    ("rqueue.client.checkup.results", "rqueue.results.sql"): "the sql extra",
     ("rqueue.client.history", "rqueue.results.sql"): "the sql extra",
     ("rqueue.pytest_plugin", "rqueue.testing"): "pytest loads plugins before it measures or rewrites anything",
     ("rqueue.cli", "rqueue.embedded"): "only a trial needs a server of its own",

@@ -16,6 +16,7 @@ from rqueue.errors import (
     MissingDependency,
     RQueueError,
     ScheduleNotFound,
+    SchemaMismatch,
     StoreError,
     WaitTimeout,
 )
@@ -57,6 +58,7 @@ _CODES: Final[tuple[tuple[type[RQueueError], Code], ...]] = (
     (WaitTimeout, Code.TIMEOUT),
     (JobError, Code.FAILED),
     (BrokerError, Code.REDIS),
+    (SchemaMismatch, Code.USAGE),
     (StoreError, Code.STORE),
     (ConfigError, Code.USAGE),
     (MissingDependency, Code.USAGE),

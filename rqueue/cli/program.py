@@ -22,6 +22,8 @@ from rqueue.cli.health import health
 from rqueue.cli.inspect import inspect
 from rqueue.cli.output import fail
 from rqueue.cli.pause import pause, resume
+from rqueue.cli.prune import prune
+from rqueue.cli.stats import stats
 from rqueue.cli.status import status
 from rqueue.cli.top import top
 from rqueue.cli.worker import worker
@@ -77,6 +79,7 @@ for _command in (
     queues.queues,
     queues.workers,
     status,
+    stats,
     top,
     events,
     inspect,
@@ -88,6 +91,7 @@ for _command in (
     program.command(epilog=MEANINGS)(_command)
 program.command(epilog=CHECKUP_MEANINGS)(doctor)
 program.add_typer(dead.commands, name="dead")
+history.commands.command(epilog=MEANINGS)(prune)
 program.add_typer(history.commands, name="history")
 program.add_typer(db.commands, name="db")
 program.add_typer(schedule.commands, name="schedule")

@@ -46,6 +46,15 @@ async def ensure_months(connection: AsyncConnection, now: datetime, ahead: int =
     return [name for name, each in wanted if name not in there and await _make(connection, name, each)]
 
 
+async def months_ahead(connection: AsyncConnection, now: datetime) -> int | None:
+    """How many of the months after this one have their partition; None where the database knows no partitions."""
+    if connection.dialect.name != "postgresql":
+        return None
+    there = set((await connection.execute(_PARTITIONS)).scalars())
+    month = now.astimezone(UTC).year * 12 + now.astimezone(UTC).month
+    return next(ahead for ahead in range(len(there) + 1) if name_of(month + ahead) not in there)
+
+
 def name_of(month: int) -> str:
     """The name of a month's partition; the month as ``year * 12 + month - 1``."""
     return f"rqueue_jobs_{month // 12:04}_{month % 12 + 1:02}"

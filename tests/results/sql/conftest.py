@@ -14,7 +14,7 @@ from rqueue.results.sql.store import SqlStore
 @pytest.fixture
 async def engine(own_database: str) -> AsyncIterator[AsyncEngine]:
     """With empty tables; of each kind of database in turn."""
-    made = engine_for(own_database)
+    made = engine_for(own_database, pool_size=8)
     yield made
     await made.dispose()
 
@@ -61,3 +61,11 @@ async def run(engine: AsyncEngine, statement: str) -> int:
     """How many rows it changed."""
     async with engine.begin() as connection:
         return (await connection.execute(text(statement))).rowcount
+
+
+@pytest.fixture
+async def postgresql(own_postgres: str) -> AsyncIterator[AsyncEngine]:
+    """With empty tables, in PostgreSQL, for many at once."""
+    made = engine_for(own_postgres, pool_size=8)
+    yield made
+    await made.dispose()
