@@ -306,7 +306,7 @@ class Worker:
         return self._fetcher, self._executor, self._promoter, self._ticker, self._reaper, self._autoscaler
 
     def _outbound(self) -> tuple[Settler | Recorder | Drainer | Archive, ...]:
-        if self._archive is None or self._recorder is None:
+        if self._archive is None or self._recorder is None or self._drainer is None:
             return (self._settler,)
         return self._settler, self._recorder, self._drainer, self._archive
 
@@ -358,6 +358,7 @@ class Worker:
         client, broker, clock, results = self._client, self._broker, self._broker.clock, self._client.config.results
         self._archive: Archive | None = None
         self._recorder: Recorder | None = None
+        self._drainer: Drainer | None = None
         if results is None:
             return
         self._archive = archive = Archive(client.session().store(), clock.now_ms)
@@ -421,6 +422,8 @@ class Worker:
             self._settler,
             fetcher,
             executor,
+            self._recorder,
+            self._drainer,
         )
         serves = self._parent.serves
         commands = Commands(client.keys, client.tasks, inflight, fetcher, executor, self.resize, self.stop, serves)
