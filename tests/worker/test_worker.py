@@ -1384,7 +1384,7 @@ async def test_every_end_is_in_the_result_store(recorded_app, brief, store, brok
             assert (retried.attempts, retried.result) == (2, '"retry"')
             assert rows[jobs["SUCCESS"][3].id].result is None
             stats = worker._verbs()["stats"]()["results"]
-            assert (stats["recorded"], stats["dropped"], stats["away_since"]) == (7, 0, None)
+            assert (stats["recorded"], stats["dropped"], stats["away_since"]) == (8, 0, None)
     assert store.is_closed
     left = {name.removeprefix("~rqueue:{default}:") for name in await stored(broker) if name.startswith("~")}
     assert {name for name in left if name.startswith("result:")} == {
