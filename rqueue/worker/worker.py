@@ -2,7 +2,8 @@
 
     keepalive   the heart, the gauge, the control listener
       outbound  the settler; with a result store the recorder, the drainer, the archive
-        inbound the fetcher, the executor, the promoter, the ticker, the reaper, the autoscaler
+        inbound the fetcher, the executor, the promoter, the ticker, the reaper, the autoscaler,
+                the relay
 
 What is inside ends first: nothing more comes in, then everything is settled, then the lease is given up. Around them
 all stand the app's lifespan, hooks and resources: there before the worker is known to Redis, closed when it is not.
@@ -30,6 +31,7 @@ from rqueue.errors import BrokerError, ConfigError, StoreError
 from rqueue.log import event
 from rqueue.policy.autoscale import Autoscale
 from rqueue.results.reader import Reader
+from rqueue.results.stores import outbox_for
 from rqueue.wire.control import LOOK
 from rqueue.wire.keys import QueueKeys
 from rqueue.worker.archive import Archive
@@ -44,7 +46,7 @@ from rqueue.worker.heart import Heart
 from rqueue.worker.herald import read
 from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
 from rqueue.worker.inspection import Inspection
-from rqueue.worker.judge import Judge, not_for_ever, whole_seconds
+from rqueue.worker.judge import Judge
 from rqueue.worker.lease import Lease, this_host
 from rqueue.worker.life import Life
 from rqueue.worker.observers import Observers
@@ -55,6 +57,7 @@ from rqueue.worker.progress import Progress
 from rqueue.worker.promoter import Promoter
 from rqueue.worker.reaper import Reaper
 from rqueue.worker.recorder import Recorder
+from rqueue.worker.relay import Relay
 from rqueue.worker.schedule import Schedule
 from rqueue.worker.settler import Settler
 from rqueue.worker.ticker import Ticker
@@ -180,6 +183,7 @@ class Worker:
         while True:
             idle.clear()
             self._fetcher.poke()
+            await self._relay.drained()
             await self._idle_or_ended()
             await self._ends_drained()
             await self._observers.drained()
@@ -302,8 +306,9 @@ class Worker:
         self._is_standby = False
         return not self._stopping.is_set()
 
-    def _inbound(self) -> tuple[Fetcher | Executor | Promoter | Ticker | Reaper | Autoscaler, ...]:
-        return self._fetcher, self._executor, self._promoter, self._ticker, self._reaper, self._autoscaler
+    def _inbound(self) -> tuple[Fetcher | Executor | Promoter | Ticker | Reaper | Autoscaler | Relay, ...]:
+        services = self._fetcher, self._executor, self._promoter, self._ticker, self._reaper, self._autoscaler
+        return *services, self._relay
 
     def _outbound(self) -> tuple[Settler | Recorder | Drainer | Archive, ...]:
         if self._archive is None or self._recorder is None or self._drainer is None:
@@ -316,8 +321,7 @@ class Worker:
         limits, signals = client.config.limits, inflight.signals
         # Durable: a job that moves to another node of a cluster is gone from here once it is confirmed there.
         self._broker = broker = broker_for(client.endpoint, client.keys, limits)
-        as_ttl = whole_seconds if client.config.results is None else not_for_ever
-        self._judge = judge = Judge(limits, config, broker.clock.now_ms, client.keyring, as_ttl)
+        self._judge = judge = Judge(limits, config, broker.clock.now_ms, client.keyring)
         self._schedule = schedule = Schedule(signals.promote)
         parent = self._parent
         # In solo the loop stands still for as long as a job's function runs: that says nothing.
@@ -347,6 +351,7 @@ class Worker:
         self._promoter = Promoter(broker, queues, schedule, signals.promote)
         self._ticker = Ticker(broker, client, self._fetcher.served, lease, config.lease_s)
         self._reaper = Reaper(broker, queues, client.tasks, judge, limits, config, observers)
+        self._relay = Relay(broker, outbox_for(client.config.results, client.keys.namespace), limits.max_message_bytes)
         self._resources = Resources(client)
         scale = Autoscale(*config.autoscale) if config.autoscale is not None else None
         self._autoscaler = Autoscaler(broker, self._fetcher.served, inflight, scale, self.resize)
@@ -439,7 +444,7 @@ class Worker:
         event(logging.INFO, "worker stopping", worker=self.id, running=self.running, held=self.held)
         how = "cold" if self._stop_now.is_set() else "warm"
         self._client.signals.worker_shutting_down.send(self, sig=None, how=how, exitcode=0)
-        await self._in_time(asyncio.gather(self._executor.stop(), self._fetcher.stop()), math.inf)
+        await self._in_time(asyncio.gather(self._executor.stop(), self._fetcher.stop(), self._relay.stop()), math.inf)
         self._give_back(self._inflight.take_held())
         await self._wait_for_running(math.inf, self._must_hurry)
         await self._wait_for_running(self._config.shutdown_timeout_s)
