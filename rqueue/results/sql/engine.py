@@ -78,7 +78,7 @@ def engine_for(url: str, *, pool_size: int = 2) -> AsyncEngine:
 
 
 def _for_asyncpg(url: URL) -> tuple[URL, dict[str, Any]]:
-    """libpq's options, with which hosts of databases give their URLs, as asyncpg reads them: in a URL of its own."""
+    """Libpq's options, with which hosts of databases give their URLs, as asyncpg reads them: in a URL of its own."""
     libpq = {name: value for name, value in url.query.items() if name.startswith("ssl") and name != "ssl"}
     if "application_name" in url.query:
         libpq["application_name"] = url.query["application_name"]
@@ -92,3 +92,21 @@ def _set_up_sqlite(connection: Any, _: object) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.close()
+
+
+def autocommit(engine: AsyncEngine) -> AsyncEngine:
+    """The engine for single statements, each its own transaction.
+
+    It saves two round trips, and nothing stays locked while this process stands still, in a task that blocks its loop.
+    """
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def read_committed(engine: AsyncEngine) -> AsyncEngine:
+    """The engine for transactions that wait for a lock, and must then see what others have written before.
+
+    A database may have another default. SQLite has one writer, and no such thing.
+    """
+    if engine.dialect.name != "postgresql":
+        return engine
+    return engine.execution_options(isolation_level="READ COMMITTED")
