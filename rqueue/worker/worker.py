@@ -2,7 +2,8 @@
 
     keepalive   the heart, the gauge, the control listener
       outbound  the settler
-        inbound the fetcher, the executor, the promoter, the ticker, the reaper, the autoscaler
+        inbound the fetcher, the executor, the promoter, the ticker, the reaper, the autoscaler;
+                with a result store the housekeeper
 
 What is inside ends first: nothing more comes in, then everything is settled, then the lease is given up. Around them
 all stand the app's lifespan, hooks and resources: there before the worker is known to Redis, closed when it is not.
@@ -39,6 +40,7 @@ from rqueue.worker.fetcher import Fetcher, register
 from rqueue.worker.gauge import Gauge
 from rqueue.worker.heart import Heart
 from rqueue.worker.herald import read
+from rqueue.worker.housekeeper import Housekeeper
 from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
 from rqueue.worker.inspection import Inspection
 from rqueue.worker.judge import Judge
@@ -294,8 +296,14 @@ class Worker:
         self._is_standby = False
         return not self._stopping.is_set()
 
-    def _inbound(self) -> tuple[Fetcher | Executor | Promoter | Ticker | Reaper | Autoscaler, ...]:
-        return self._fetcher, self._executor, self._promoter, self._ticker, self._reaper, self._autoscaler
+    def _inbound(self) -> tuple[Fetcher | Executor | Promoter | Ticker | Reaper | Autoscaler | Housekeeper, ...]:
+        services = self._fetcher, self._executor, self._promoter, self._ticker, self._reaper, self._autoscaler
+        return services if self._client.config.results is None else (*services, self._housekeeper())
+
+    def _housekeeper(self) -> Housekeeper:
+        results = self._client.config.results
+        assert results is not None
+        return Housekeeper(self._client.session().store(), results)
 
     def _wire(self) -> None:
         """Make the services; they know the broker, the table of claimed jobs and its events, not each other."""
