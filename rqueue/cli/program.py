@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from rqueue import __version__
-from rqueue.cli import dead, demo, history, jobs, queues, schedule
+from rqueue.cli import db, dead, demo, history, jobs, queues, schedule
 from rqueue.cli.bench import bench
 from rqueue.cli.cancel import cancel
 from rqueue.cli.control import control
@@ -93,6 +93,7 @@ program.command(epilog=CHECKUP_MEANINGS)(doctor)
 program.add_typer(dead.commands, name="dead")
 history.commands.command(epilog=MEANINGS)(prune)
 program.add_typer(history.commands, name="history")
+program.add_typer(db.commands, name="db")
 program.add_typer(schedule.commands, name="schedule")
 program.command(epilog=MEANINGS)(queues.purge)
 program.command(epilog=MEANINGS)(demo.demo)

@@ -64,7 +64,7 @@ def test_as_a_table(command, database):
     shown = command("stats")
     assert shown.exit_code == 0, shown.stderr
     cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in shown.stdout.splitlines()]
-    assert ["mail.send", "3", "1 (33.3%)", "0", "19.9 ms", "19.9 ms", "19.9 ms", "2.00 s", "250 s", "250 s"] in cells
+    assert ["mail.send", "3", "1 (33.3%)", "0", "19.9 ms", "19.9 ms", "19.9 ms", "2.02 s", "250 s", "250 s"] in cells
     assert ["=cmd()", "1", "0", "1", "", "", "", "", "", ""] in cells
 
 

@@ -18,11 +18,14 @@ OTHER: Final = "rqueue_jobs_other"
 # waiting. It is one statement, so that no lock is held while its sender stands still, if that is all the transaction.
 _MAKE: Final = """
 DO $rqueue$
+DECLARE
+    usual text := current_setting('lock_timeout');
 BEGIN
     PERFORM set_config('lock_timeout', '1s', true);
     CREATE TABLE {name} PARTITION OF rqueue_jobs FOR VALUES FROM ('{first}') TO ('{last}');
-EXCEPTION WHEN lock_not_available OR insufficient_privilege OR check_violation OR duplicate_table THEN
-    NULL;
+    PERFORM set_config('lock_timeout', usual, true);
+EXCEPTION WHEN OTHERS THEN
+    NULL;  -- whatever kept it from being made, rows have a place
 END
 $rqueue$
 """
@@ -44,7 +47,7 @@ async def ensure_months(connection: AsyncConnection, now: datetime, ahead: int =
         ahead: how many months after it.
 
     Returns:
-        The names of those that were made.
+        The names of those that were not there, and are now.
     """
     if connection.dialect.name != "postgresql":
         return []
@@ -52,6 +55,15 @@ async def ensure_months(connection: AsyncConnection, now: datetime, ahead: int =
     month = now.astimezone(UTC).year * 12 + now.astimezone(UTC).month - 1
     wanted = [(name_of(each), each) for each in range(month, month + ahead + 1)]
     return [name for name, each in wanted if name not in there and await _make(connection, name, each)]
+
+
+async def months_ahead(connection: AsyncConnection, now: datetime) -> int | None:
+    """How many of the months after this one have their partition; None where the database knows no partitions."""
+    if connection.dialect.name != "postgresql":
+        return None
+    there = set((await connection.execute(_PARTITIONS)).scalars())
+    month = now.astimezone(UTC).year * 12 + now.astimezone(UTC).month
+    return next(ahead for ahead in range(len(there) + 1) if name_of(month + ahead) not in there)
 
 
 def name_of(month: int) -> str:

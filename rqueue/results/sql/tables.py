@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
-    Boolean,
     Column,
     DateTime,
     Dialect,
@@ -126,9 +125,9 @@ outbox = Table(
     "rqueue_outbox",
     metadata,
     Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("namespace", Text, nullable=False),
     Column("job_id", Text, nullable=False),
     Column("queue", Text, nullable=False),
-    Column("is_custom", Boolean, nullable=False),
     Column("level", SmallInteger, nullable=False),
     Column("due", Text, nullable=False),
     Column("message", LargeBinary, nullable=False),
@@ -140,8 +139,9 @@ outbox = Table(
 
 INDEXES: Final = {
     "rqueue_jobs": tuple(
-        f"rqueue_jobs_{name}" for name in ("finished", "task", "queue", "state", "parent", "recorded")
+        f"rqueue_jobs_{name}"
+        for name in ("finished", "task", "queue", "state", "state_task", "state_queue", "parent", "root", "recorded")
     ),
-    "rqueue_outbox": ("rqueue_outbox_batch",),
+    "rqueue_outbox": tuple(f"rqueue_outbox_{name}" for name in ("waiting", "batch", "marked")),
 }
 POSTGRES_INDEXES: Final = {"rqueue_jobs": ("rqueue_jobs_words", "rqueue_jobs_date_done")}
