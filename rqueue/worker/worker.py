@@ -44,6 +44,7 @@ from rqueue.worker.fetcher import Fetcher, register
 from rqueue.worker.gauge import Gauge
 from rqueue.worker.heart import Heart
 from rqueue.worker.herald import read
+from rqueue.worker.housekeeper import Housekeeper
 from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
 from rqueue.worker.inspection import Inspection
 from rqueue.worker.judge import Judge
@@ -306,9 +307,13 @@ class Worker:
         self._is_standby = False
         return not self._stopping.is_set()
 
-    def _inbound(self) -> tuple[Fetcher | Executor | Promoter | Ticker | Reaper | Autoscaler | Relay, ...]:
+    def _inbound(
+        self,
+    ) -> tuple[Fetcher | Executor | Promoter | Ticker | Reaper | Autoscaler | Relay | Housekeeper, ...]:
         services = self._fetcher, self._executor, self._promoter, self._ticker, self._reaper, self._autoscaler
-        return *services, self._relay
+        results = self._client.config.results
+        keepers = () if results is None else (Housekeeper(self._client.session().store(), results),)
+        return *services, self._relay, *keepers
 
     def _outbound(self) -> tuple[Settler | Recorder | Drainer | Archive, ...]:
         if self._archive is None or self._recorder is None or self._drainer is None:
