@@ -6,6 +6,7 @@ It alone imports the user's code, and says in one line why that did not work.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import tomllib
 import traceback
@@ -17,7 +18,7 @@ from typing import Final
 
 from rqueue.app import RQueue
 from rqueue.broker.endpoint import Endpoint
-from rqueue.config import Results
+from rqueue.environment import Environment
 from rqueue.errors import ConfigError
 from rqueue.wire.keys import Keys
 
@@ -78,16 +79,19 @@ def find_client(name: str | None, url: str | None, namespace: str | None) -> RQu
 
 
 def find_keeper(name: str | None, results: str | None) -> RQueue:
-    """The app for a command that asks its database: with a URL of one and no app named, none is loaded.
+    """The app for a command that asks the database: with a URL of one and no app named, none is loaded.
 
     Raises:
-        ConfigError: an app was named or found, and cannot be used.
+        ConfigError: an app was named or found, and cannot be used; or nobody says where the database is.
     """
     if results is None:
-        return find_app(name)
+        app = find_app_or_bare(name, None, None)
+        if app.config.results is None:
+            raise ConfigError("no database keeps history: RQueue(results=…) of the app, or --results, names one")
+        return app
     app = bare(None, None) if name is None else find_app(name)
-    kept = app.config.results
-    app.config = replace(app.config, results=Results(results) if kept is None else replace(kept, url=results))
+    kept, named = app.config.results, Environment(os.environ).results(results, app.endpoint)
+    app.config = replace(app.config, results=replace(kept, url=named.url) if kept and named else named)
     return app
 
 

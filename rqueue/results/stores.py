@@ -27,7 +27,7 @@ def store_for(results: Results, namespace: str, result_ttl_s: float | None) -> R
         ConfigError: the URL is none of a store.
         MissingDependency: the extra ``sql`` is not installed.
     """
-    if results.url.lower().startswith(_REDIS):
+    if is_redis(results.url):
         return RedisStore(results.url, namespace, result_ttl_s)
     try:
         from rqueue.results.sql.store import SqlStore
@@ -36,6 +36,11 @@ def store_for(results: Results, namespace: str, result_ttl_s: float | None) -> R
             raise
         raise MissingDependency("pip install rqueue[sql]") from None
     return SqlStore(results.url)
+
+
+def is_redis(url: str) -> bool:
+    """Whether results are kept in another Redis by this URL, and in no database."""
+    return url.lower().startswith(_REDIS)
 
 
 def outbox_for(results: Results | None, namespace: str) -> Outbox | None:
@@ -50,7 +55,7 @@ def outbox_for(results: Results | None, namespace: str) -> Outbox | None:
         MissingDependency: the extra ``sql`` is not installed.
     """
     url = None if results is None else results.outbox or results.url
-    if url is None or url.lower().startswith(_REDIS):
+    if url is None or is_redis(url):
         return None
     try:
         from rqueue.results.sql.outbox import Outbox

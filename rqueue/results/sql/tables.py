@@ -104,12 +104,13 @@ def milliseconds(moment: datetime) -> int:
 hours = Table(
     "rqueue_hours",
     metadata,
+    Column("span", SmallInteger, primary_key=True),  # hours that it counts: 1, or the 24 of a day in UTC
     Column("hour", Moment, primary_key=True),
     Column("task", Text, primary_key=True),
     Column("succeeded", BigInteger, nullable=False),
     Column("failed", BigInteger, nullable=False),
     Column("revoked", BigInteger, nullable=False),
-    Column("waits", Text, nullable=False),  # JSON: how many fell into which bucket
+    Column("waits", Text, nullable=False),  # JSON: bucket, count, bucket, count, …: see rqueue.results.tally
     Column("runs", Text, nullable=False),
 )
 
@@ -137,7 +138,10 @@ outbox = Table(
 )
 
 INDEXES: Final = {
-    "rqueue_jobs": tuple(f"rqueue_jobs_{name}" for name in ("finished", "task", "queue", "state", "parent")),
+    "rqueue_jobs": tuple(
+        f"rqueue_jobs_{name}"
+        for name in ("finished", "task", "queue", "state", "state_task", "state_queue", "parent", "root", "recorded")
+    ),
     "rqueue_outbox": tuple(f"rqueue_outbox_{name}" for name in ("waiting", "batch", "marked")),
 }
 POSTGRES_INDEXES: Final = {"rqueue_jobs": ("rqueue_jobs_words", "rqueue_jobs_date_done")}
