@@ -85,6 +85,10 @@ class Limits:
         whole("replicas", self.replicas, 1)
 
 
+LONGEST_BESIDE_A_STORE_S: Final = 3600
+"""Where a result store keeps results, Redis keeps none for ever: what waits for them finds them there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Results:
     """Where results are kept beside Redis, and for how long.

@@ -6,7 +6,6 @@ It alone imports the user's code, and says in one line why that did not work.
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import tomllib
 import traceback
@@ -18,7 +17,6 @@ from typing import Final
 
 from rqueue.app import RQueue
 from rqueue.broker.endpoint import Endpoint
-from rqueue.environment import Environment
 from rqueue.errors import ConfigError
 from rqueue.wire.keys import Keys
 
@@ -79,16 +77,22 @@ def find_client(name: str | None, url: str | None, namespace: str | None) -> RQu
 
 
 def find_keeper(name: str | None, results: str | None) -> RQueue:
-    """The app for a command that asks its database: with a URL of one and no app named, none is loaded.
+    """The app for a command that asks the database: with a URL of one and no app named, none is loaded.
 
     Raises:
-        ConfigError: an app was named or found, and cannot be used.
+        ConfigError: an app was named or found, and cannot be used; or nobody says where the database is.
     """
     if results is None:
-        return find_app(name)
-    app = bare(None, None) if name is None else find_app(name)
-    kept, named = app.config.results, Environment(os.environ).results(results, app.endpoint)
-    app.config = replace(app.config, results=replace(kept, url=named.url) if kept and named else named)
+        app = find_app_or_bare(name, None, None)
+        if app.config.results is None:
+            raise ConfigError("no database keeps history: RQueue(results=…) of the app, or --results, names one")
+        return app
+    given = RQueue(results=results)
+    if name is None:
+        return given
+    app = find_app(name)
+    kept, other = app.config.results, given.config.results
+    app.config = replace(app.config, results=replace(kept, url=other.url) if kept and other else other)
     return app
 
 

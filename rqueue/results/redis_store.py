@@ -58,6 +58,10 @@ class RedisStore:
         rows = [_decoded(found[enqueued]) for enqueued in sorted(found)]
         return next((row for row in reversed(rows) if queue in (None, row.queue)), None)
 
+    async def tidy(self, retention_s: float | None, *, keep_failures: bool = False) -> int:  # noqa: ARG002
+        """Nothing: Redis removes what has expired, and ``result_ttl`` says when."""
+        return 0
+
     async def close(self) -> None:
         """Close its connections."""
         await self._redis.close()

@@ -25,6 +25,7 @@ SIGNS: Final = r"""!"#$%&'()*+,-./:;<=>?@[\]^`{|}~"""
 _SPACES: Final = str.maketrans(SIGNS, " " * len(SIGNS))
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")  # no database has NUL, or halves of characters
 _AGE: Final = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -172,7 +173,7 @@ def words_of(search: str) -> tuple[Word, ...]:
         ConfigError: there is none, or they are too many.
     """
     found: dict[Word, None] = {}
-    for part in str(search).replace("\0", " ").split():
+    for part in _UNSTORABLE.sub(" ", str(search)).split():
         words = part.translate(_SPACES).split()
         for number, word in enumerate(words, 1):
             found[Word(word, part.endswith("*") and number == len(words))] = None
@@ -196,6 +197,6 @@ def _state(given: object) -> State | None:
 
 
 def _text(name: str, given: object) -> str | None:
-    if given is not None and (not isinstance(given, str) or "\0" in given):
+    if given is not None and (not isinstance(given, str) or _UNSTORABLE.search(given)):
         raise ConfigError(f"{name} {given!r}: a text")
     return given

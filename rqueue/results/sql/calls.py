@@ -71,6 +71,28 @@ async def call(
     raise AssertionError
 
 
+@asynccontextmanager
+async def connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection, for as long as it takes.
+
+    Raises:
+        StoreUnavailable: there is none.
+        ConfigError: the driver does not know an option in the URL.
+    """
+    try:
+        connection = await engine.connect()
+    except TypeError as exc:  # the driver's, of an option that it does not know
+        raise ConfigError(f"results {engine.url.render_as_string()!r}: {exc}") from None
+    except (DBAPIError, OSError):
+        raise
+    except Exception as exc:  # each driver has its own errors before it is connected
+        raise StoreUnavailable(f"the result store cannot be reached: {first_line(exc)}") from exc
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
 async def close(engine: AsyncEngine) -> None:
     """Close its connections, and wait no longer for what was left."""
     task = asyncio.get_running_loop().create_task(engine.dispose())
@@ -106,7 +128,7 @@ async def _bounded(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaita
     held: list[AsyncConnection] = []
 
     async def go() -> T:
-        async with _connection(engine) as connection:
+        async with connected(engine) as connection:
             held.append(connection)
             return await work(connection)
 
@@ -120,22 +142,6 @@ async def _bounded(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaita
     if not task.done():
         raise StoreUnavailable("the result store does not answer")
     return task.result()
-
-
-@asynccontextmanager
-async def _connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    try:
-        connection = await engine.connect()
-    except TypeError as exc:  # the driver's, of an option that it does not know
-        raise ConfigError(f"results {engine.url.render_as_string()!r}: {exc}") from None
-    except (DBAPIError, SchemaMismatch, OSError):
-        raise
-    except Exception as exc:  # each driver has its own errors before it is connected
-        raise StoreUnavailable(f"the result store cannot be reached: {first_line(exc)}") from exc
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 def _leave(task: asyncio.Task[Any], held: list[AsyncConnection]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -16,7 +17,7 @@ from rqueue.errors import ConfigError, MissingDependency
 INSTALL: Final = "pip install rqueue[sql]"
 _POSTGRES_DRIVERS: Final = ("asyncpg", "psycopg")
 _SQLITE_BUSY_S: Final = 1.0
-"""Seconds to wait for another writer of the file; less than a call may take, so that the error says what it waits for."""
+"""Seconds to wait for another writer of the file; less than a call may take, so that the error says why."""
 
 
 def database_url(url: str) -> URL:
@@ -48,6 +49,8 @@ def database_url(url: str) -> URL:
             raise ConfigError(
                 f"results {shown!r}: name a file, sqlite:///history.db; in memory each connection has its own"
             )
+        if not Path(str(parsed.database)).absolute().parent.is_dir():
+            raise ConfigError(f"results {shown!r}: there is no such folder; sqlite:////var/lib/x.db is from the root")
         return parsed.set(drivername="sqlite+aiosqlite")
     raise ConfigError(
         f"results {shown!r}: needs one of postgresql+asyncpg://, postgresql+psycopg://, sqlite:///, redis://"
@@ -78,7 +81,7 @@ def engine_for(url: str, *, pool_size: int = 2) -> AsyncEngine:
 
 
 def _for_asyncpg(url: URL) -> tuple[URL, dict[str, Any]]:
-    """libpq's options, with which hosts of databases give their URLs, as asyncpg reads them: in a URL of its own."""
+    """Options of libpq, with which hosts of databases give their URLs, as asyncpg reads them: in a URL of its own."""
     libpq = {name: value for name, value in url.query.items() if name.startswith("ssl") and name != "ssl"}
     if "application_name" in url.query:
         libpq["application_name"] = url.query["application_name"]

@@ -15,8 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 OTHER: Final = "rqueue_jobs_other"
 """The default partition."""
 
-# Making a month locks the default partition: whoever waits longer than that for a reader keeps other readers waiting.
-_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '1s'"
+# Making a month locks the default partition. Whoever waits for a reader of it keeps the readers after that one waiting.
+_LOCK_TIMEOUT: Final = text("SET LOCAL lock_timeout = '1s'")
+_NO_LOCK_TIMEOUT: Final = text("SET LOCAL lock_timeout TO DEFAULT")
 _PARTITIONS: Final = text(
     "SELECT child.relname FROM pg_inherits JOIN pg_class child ON child.oid = inhrelid"
     " WHERE inhparent = to_regclass('rqueue_jobs')"
@@ -63,10 +64,11 @@ async def _make(connection: AsyncConnection, name: str, month: int) -> bool:
     first, last = (f"{each // 12:04}-{each % 12 + 1:02}-01 00:00:00+00" for each in (month, month + 1))
     try:
         async with connection.begin_nested():
-            await connection.execute(text(_LOCK_TIMEOUT))
+            await connection.execute(_LOCK_TIMEOUT)
             await connection.execute(
                 text(f"CREATE TABLE {name} PARTITION OF rqueue_jobs FOR VALUES FROM ('{first}') TO ('{last}')")
             )
+            await connection.execute(_NO_LOCK_TIMEOUT)
     except DBAPIError as exc:
         if exc.connection_invalidated:
             raise

@@ -5,10 +5,8 @@ Every statement here is served by an index, however many rows there are; a test 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any, Final, NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -24,14 +22,15 @@ from sqlalchemy import (
     text,
     tuple_,
 )
-from sqlalchemy.exc import DBAPIError, ProgrammingError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from rqueue.errors import SchemaMismatch, StoreUnavailable
 from rqueue.results.selection import Position, Selection, Word
+from rqueue.results.sql.calls import call
 from rqueue.results.sql.tables import jobs
+from rqueue.results.sql.upsert import storable
 from rqueue.wire.state import State
+
+T = TypeVar("T")
 
 TIMEOUT_S: Final = 30.0
 """No question takes longer: a database that does not answer must not hold up who asks."""
@@ -44,7 +43,8 @@ _SEARCHED: Final = ("task", "args", "kwargs", "error")
 _BY_INDEX: Final = ("parent_id", "root_id", "task", "queue")
 """Each has an index that is in the order of history behind it; the first that is asked for is taken."""
 
-_WINDOW: Final = 5_000
+_WINDOW: Final = 1_000
+_WINDOW_OF_WORDS: Final = 5_000
 _WORDS: Final[ColumnElement[Any]] = literal_column("words")
 _SIMPLE: Final[ColumnElement[Any]] = literal_column("'simple'")
 
@@ -80,32 +80,39 @@ async def page(engine: AsyncEngine, selection: Selection, limit: int, after: Pos
         StoreUnavailable: the database could not be asked.
         SchemaMismatch: its tables are not those that this version knows.
     """
-    async with reading(engine) as connection:
-        if engine.dialect.name == "postgresql" and is_mixed(selection):
+    dialect = engine.dialect.name
+
+    async def work(connection: AsyncConnection) -> list[Fields]:
+        if dialect == "postgresql" and is_mixed(selection):
             # No planner knows how often two conditions meet. If they often do, the newest of one's are enough; if they
             # do not, the bitmaps of both have little in common. A walk that hopes for one more match may pass over all.
             found = await _fetch(connection, near(selection, limit, after))
             if len(found) == limit:
                 return found
             await connection.execute(_BITMAPS)
-        return await _fetch(connection, statement(selection, limit, after, engine.dialect.name))
+        return await _fetch(connection, statement(selection, limit, after, dialect))
+
+    return await _ask(engine, work)
 
 
 async def kin(engine: AsyncEngine, job_id: str, most_children: int) -> Kin:
     """One job with its parent, and its children up to a number; raises as :func:`page`."""
-    async with reading(engine) as connection:
+    children = statement(Selection(parent_id=storable(job_id)), most_children, None, engine.dialect.name)
+
+    async def work(connection: AsyncConnection) -> Kin:
         rows = await _fetch(connection, of_job(job_id))
-        parents: list[Fields] = []
-        if rows and rows[0]["parent_id"] is not None:
-            parents = await _fetch(connection, of_job(rows[0]["parent_id"]).limit(1))
-        children = Selection(parent_id=job_id)
-        found = await _fetch(connection, statement(children, most_children, None, engine.dialect.name)) if rows else []
-        return Kin(rows, parents[0] if parents else None, found)
+        if not rows:
+            return Kin([], None, [])
+        parent_id = rows[0]["parent_id"]
+        parents = [] if parent_id is None else await _fetch(connection, of_job(parent_id).limit(1))
+        return Kin(rows, parents[0] if parents else None, await _fetch(connection, children))
+
+    return await _ask(engine, work)
 
 
 def of_job(job_id: str) -> Select[Any]:
     """The rows of one id, the newest first."""
-    return select(*_columns(jobs)).where(jobs.c.id == job_id).order_by(jobs.c.enqueued.desc())
+    return select(*_columns(jobs)).where(jobs.c.id == storable(job_id)).order_by(jobs.c.enqueued.desc())
 
 
 def statement(selection: Selection, limit: int, after: Position | None, dialect: str) -> Select[Any]:
@@ -117,7 +124,8 @@ def statement(selection: Selection, limit: int, after: Position | None, dialect:
 def near(selection: Selection, limit: int, after: Position | None) -> Select[Any]:
     """The jobs that are meant among the newest that one index finds, of which only so many are looked at."""
     walked = and_(True, *_by_index(selection, jobs), *_times(selection, after))
-    window = _newest(select(jobs, _WORDS).where(walked), jobs, max(_WINDOW, 10 * limit)).subquery("near")
+    most = max(_WINDOW_OF_WORDS if selection.words else _WINDOW, 10 * limit)
+    window = _newest(select(jobs, _WORDS).where(walked), jobs, most).subquery("near")
     found = select(*_columns(window)).where(and_(True, *_by_reading(selection, window, "postgresql")))
     return _newest(found, window, limit)
 
@@ -127,28 +135,13 @@ def is_mixed(selection: Selection) -> bool:
     return bool(selection.words) or sum(getattr(selection, name) is not None for name in _BY_INDEX) > 1
 
 
-@asynccontextmanager
-async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A connection for questions, and the database's errors as rqueue's own; also what asyncio calls a timeout.
+async def _ask(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    async def planned(connection: AsyncConnection) -> T:
+        if engine.dialect.name == "postgresql":
+            await connection.execute(_PLANNING)
+        return await work(connection)
 
-    Raises:
-        StoreUnavailable, SchemaMismatch: as :func:`page`.
-    """
-    try:
-        async with asyncio.timeout(TIMEOUT_S), engine.connect() as connection:
-            if engine.dialect.name == "postgresql":
-                await connection.execute(_PLANNING)
-            yield connection
-    except (DBAPIError, PoolTimeout, OSError) as exc:
-        raise _ours(exc, engine) from exc
-
-
-def _ours(error: Exception, engine: AsyncEngine) -> StoreUnavailable | SchemaMismatch:
-    shown = engine.url.render_as_string(hide_password=True)
-    cause = getattr(error, "orig", None) or error
-    if isinstance(error, ProgrammingError) or "no such " in str(cause):
-        return SchemaMismatch(f"the tables at {shown} are not those of this version: run `rqueue db upgrade` ({cause})")
-    return StoreUnavailable(f"{shown} cannot be asked: {str(cause) or type(cause).__name__}")
+    return await call(engine, planned, timeout_s=TIMEOUT_S)
 
 
 async def _fetch(connection: AsyncConnection, asked: Select[Any]) -> list[Fields]:

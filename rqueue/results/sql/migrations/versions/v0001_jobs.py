@@ -16,7 +16,10 @@ _INDEXES = (
     ("task", "task, finished, id", ""),
     ("queue", "queue, finished, id", ""),
     ("state", "state, finished, id", "WHERE state <> 'SUCCESS'"),
-    ("parent", "parent_id", "WHERE parent_id IS NOT NULL"),
+    ("state_task", "state, task, finished, id", "WHERE state <> 'SUCCESS'"),
+    ("state_queue", "state, queue, finished, id", "WHERE state <> 'SUCCESS'"),
+    ("parent", "parent_id, finished, id", "WHERE parent_id IS NOT NULL"),
+    ("root", "root_id, finished, id", "WHERE root_id IS NOT NULL"),
 )
 
 
