@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from rqueue.client.client import Client, Runner
 from rqueue.client.options import Seconds, seconds
 from rqueue.config import AppConfig, Limits, Queue, Results, WorkerConfig
-from rqueue.environment import Environment
+from rqueue.environment import REDIS_COPY_S, Environment
 from rqueue.errors import ConfigError
 from rqueue.wire.keys import check_queue_name
 from rqueue.wire.seal import Keyring
@@ -91,6 +91,7 @@ class RQueue(Client):
         limits = Limits(
             max_message_bytes=max_message_bytes,
             result_ttl_s=environment.result_ttl(result_ttl),
+            copy_ttl_s=None if kept is None else REDIS_COPY_S,
             dead_max=dead_max,
             dead_ttl_s=seconds(dead_ttl, "dead_ttl"),
             enqueue_timeout_s=seconds(enqueue_timeout, "enqueue_timeout"),

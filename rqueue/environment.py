@@ -23,6 +23,9 @@ T = TypeVar("T")
 
 DEFAULT_URL: Final = "redis://localhost:6379/0"
 
+REDIS_COPY_S: Final = 3600.0
+"""What a store keeps for ever, Redis keeps for so long: whoever waits for a job asks Redis, and asks soon."""
+
 _BROKER: Final = ("RQUEUE_URL", "CELERY_BROKER_URL", "CELERY_BROKER")
 _RESULTS: Final = ("RQUEUE_RESULTS", "CELERY_RESULT_BACKEND")
 _TTL: Final = ("RQUEUE_RESULT_TTL", "CELERY_RESULT_EXPIRES")

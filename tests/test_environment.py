@@ -4,12 +4,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rqueue import ConfigError, Results, RQueue
 from rqueue.broker.endpoint import Endpoint
-from rqueue.environment import DEFAULT_URL, Environment
+from rqueue.environment import DEFAULT_URL, REDIS_COPY_S, Environment
 
 BROKER = "redis://queue:6379/0"
 PG = "postgresql://app:pw@db/app"
@@ -186,14 +187,36 @@ def test_how_long_results_are_kept(variables, ttl, monkeypatch: pytest.MonkeyPat
     assert RQueue().config.limits.result_ttl_s == ttl
 
 
-def test_an_env_that_was_written_for_celery_and_postgres(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("CELERY_BROKER", "redis")
+def test_where_a_store_keeps_results_for_ever_redis_keeps_them_for_an_hour(monkeypatch: pytest.MonkeyPatch):
+    def in_redis_s(**options: Any) -> float | None:
+        limits = RQueue(BROKER, **options).config.limits
+        return limits.in_redis_s(limits.result_ttl_s)
+
+    assert in_redis_s(results=PG, result_ttl=None) == REDIS_COPY_S
+    assert in_redis_s(results=PG, result_ttl=7200) == 7200
+    assert in_redis_s(results=PG, result_ttl=0) == 0
+    assert in_redis_s(result_ttl=None) is None
     monkeypatch.setenv("CELERY_RESULT_BACKEND", "postgres")
     monkeypatch.setenv("CELERY_RESULT_EXPIRES", "0")
     monkeypatch.setenv("DATABASE_URL", PG)
-    app = RQueue()
-    assert (app.endpoint.url, app.config.results, app.config.limits.result_ttl_s) == (DEFAULT_URL, Results(PG), None)
-    assert app.variables == ("CELERY_BROKER", "CELERY_RESULT_BACKEND", "CELERY_RESULT_EXPIRES")
+    app = RQueue(BROKER)
+    assert (app.config.results, app.config.limits.result_ttl_s, in_redis_s()) == (Results(PG), None, REDIS_COPY_S)
+    assert app.variables == ("CELERY_RESULT_BACKEND", "CELERY_RESULT_EXPIRES")
+
+
+async def test_a_store_bounds_what_redis_keeps_of_jobs(redis_url: str):
+    """Breaks when a result that is kept for ever fills Redis though a database has it."""
+    app = RQueue(redis_url, results="redis://127.0.0.1:1/0", result_ttl=None)
+
+    @app.task(result_ttl=None)
+    async def job() -> int:
+        return 1
+
+    handle = await job.options(countdown=60).enqueue()
+    await handle.cancel()
+    ttl = await app.session().broker._link.call(b"TTL", app.keys.queue("default").result(handle.id))
+    await app.close()
+    assert REDIS_COPY_S - 10 < ttl <= REDIS_COPY_S
 
 
 @pytest.mark.parametrize("name", ["CELERY_RESULT_EXPIRES", "RQUEUE_RESULT_TTL"])

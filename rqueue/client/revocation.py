@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from rqueue.broker.broker import Broker, Done, Known
 from rqueue.client.inspector import Inspector
 from rqueue.client.stops import forget
-from rqueue.config import LONGEST_BESIDE_A_STORE_S
 from rqueue.errors import BrokerError, ConfigError, JobNotFound, MalformedMessage, ReplyLost
 from rqueue.wire import codec
 from rqueue.wire.keys import LEVELS, MAIN, QueueKeys
@@ -206,9 +205,7 @@ class Revocation:
     def _end(self, keys: QueueKeys, target: Target) -> Done:
         """What is kept of a job that is removed."""
         limits, task = self._client.config.limits, self._client.tasks.find(target.task) if target.task else None
-        ttl_s = limits.result_ttl_s if task is None else task.defaults.ttl_s(limits.result_ttl_s)
-        if ttl_s is None and self._client.config.results is not None:
-            ttl_s = LONGEST_BESIDE_A_STORE_S
+        ttl_s = limits.in_redis_s(limits.result_ttl_s if task is None else task.defaults.ttl_s(limits.result_ttl_s))
         failure = Failure("JobRevoked", "it was cancelled")
         about = {"task": target.task, "finished": self._broker.clock.now_ms()}
         record = Record(State.REVOKED, failure=failure, about=about).encode()

@@ -30,7 +30,7 @@ from rqueue.wire.seal import Keyring, as_trusted
 from rqueue.worker.board import Noted
 from rqueue.worker.herald import Herald
 from rqueue.worker.inflight import ClaimedJob, Inflight
-from rqueue.worker.judge import Judge, not_for_ever, whole_seconds
+from rqueue.worker.judge import Judge
 from rqueue.worker.outcome import Ack, Bury, Defer, Failed
 from rqueue.worker.perform import failure_of
 from rqueue.worker.reaper import Reaper
@@ -101,8 +101,7 @@ class Custody:
             client.task(name=name, autoretry_for=retries, **given)(_elsewhere)
         self._tasks = client.tasks
         self._broker = Broker(client.endpoint, client.keys)
-        as_ttl = not_for_ever if known.get("results") else whole_seconds
-        self._judge = Judge(self._limits, config, self._broker.clock.now_ms, keyring, as_ttl)
+        self._judge = Judge(self._limits, config, self._broker.clock.now_ms, keyring)
         self._keys = client.keys
         self._waits = Recurring()
         self._queues: list[QueueKeys] = []

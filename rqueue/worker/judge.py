@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from rqueue.client.options import TaskOptions, seconds
-from rqueue.config import LONGEST_BESIDE_A_STORE_S, Limits, WorkerConfig
+from rqueue.config import Limits, WorkerConfig
 from rqueue.errors import MaxRetriesExceeded, UnknownTask
 from rqueue.policy.retry import backoff_s, may_retry
 from rqueue.wire import codec
@@ -48,17 +48,6 @@ _NO_FIELDS: Final[Mapping[str, bytes | None]] = {}
 RETRY_RECORD_TTL_S = 86_400
 
 
-@lru_cache
-def whole_seconds(ttl_s: float | None) -> str:
-    """How long a record is kept, as the scripts take it: '' for ever."""
-    return "" if ttl_s is None else str(math.ceil(ttl_s))
-
-
-def not_for_ever(ttl_s: float | None) -> str:
-    """The same beside a result store."""
-    return whole_seconds(LONGEST_BESIDE_A_STORE_S if ttl_s is None else ttl_s)
-
-
 @dataclass(frozen=True, slots=True)
 class Judge:
     """Decides what becomes of a job.
@@ -68,14 +57,12 @@ class Judge:
         config: the worker's settings.
         now_ms: Redis's time.
         keyring: what is to be stored is sealed with it; None: it is stored as it is.
-        as_ttl: :func:`whole_seconds`, or :func:`not_for_ever` beside a result store.
     """
 
     limits: Limits
     config: WorkerConfig
     now_ms: Callable[[], int]
     keyring: Keyring | None = None
-    as_ttl: Callable[[float | None], str] = whole_seconds
 
     def decide(  # noqa: C901 - a case for each outcome
         self, job: ClaimedJob, outcome: Outcome, call: Call | None = None, options: TaskOptions = _NO_TASK
@@ -144,7 +131,7 @@ class Judge:
 
     def ttl(self, options: TaskOptions) -> str:
         """How long the record is kept, as the scripts take it."""
-        return self.as_ttl(options.ttl_s(self.limits.result_ttl_s))
+        return _whole_seconds(self.limits.in_redis_s(options.ttl_s(self.limits.result_ttl_s)))
 
     def _succeeded(self, job: ClaimedJob, result: bytes, call: Call | None, options: TaskOptions) -> Settlement:
         if options.ignore_result:
@@ -272,6 +259,11 @@ def _is_uneventful(job: ClaimedJob, call: Call) -> bool:
     header = job.message.header
     has_family = call.root_id is not None or call.parent_id is not None
     return not (header.retries or header.losses or has_family or call.history or job.progress is not None)
+
+
+@lru_cache
+def _whole_seconds(ttl_s: float | None) -> str:
+    return "" if ttl_s is None else str(math.ceil(ttl_s))
 
 
 def _last_failure(call: Call | None) -> Failure | None:

@@ -46,7 +46,7 @@ from rqueue.worker.heart import Heart
 from rqueue.worker.herald import read
 from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
 from rqueue.worker.inspection import Inspection
-from rqueue.worker.judge import Judge, not_for_ever, whole_seconds
+from rqueue.worker.judge import Judge
 from rqueue.worker.lease import Lease, this_host
 from rqueue.worker.life import Life
 from rqueue.worker.observers import Observers
@@ -321,8 +321,7 @@ class Worker:
         limits, signals = client.config.limits, inflight.signals
         # Durable: a job that moves to another node of a cluster is gone from here once it is confirmed there.
         self._broker = broker = broker_for(client.endpoint, client.keys, limits)
-        as_ttl = whole_seconds if client.config.results is None else not_for_ever
-        self._judge = judge = Judge(limits, config, broker.clock.now_ms, client.keyring, as_ttl)
+        self._judge = judge = Judge(limits, config, broker.clock.now_ms, client.keyring)
         self._schedule = schedule = Schedule(signals.promote)
         parent = self._parent
         # In solo the loop stands still for as long as a job's function runs: that says nothing.

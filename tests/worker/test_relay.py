@@ -187,9 +187,7 @@ async def test_nothing_is_seen_before_the_commit(office):
 
 @settings(max_examples=100 if IS_LONG else 12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.lists(
-        st.tuples(st.booleans(), st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=3)), max_size=5
-    ),
+    st.lists(st.tuples(st.booleans(), st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=3)), max_size=5),
     st.data(),
 )
 @in_sqlite
@@ -371,9 +369,7 @@ async def relayer() -> AsyncIterator[Callable[..., Awaitable[None]]]:
 
 
 @pytest.mark.timeout(600 if IS_LONG else 60)
-@pytest.mark.parametrize(
-    "database", ["asyncpg", "psycopg", "sqlite"] if IS_LONG else ["asyncpg"], indirect=True
-)
+@pytest.mark.parametrize("database", ["asyncpg", "psycopg", "sqlite"] if IS_LONG else ["asyncpg"], indirect=True)
 async def test_relays_are_killed_at_each_window(office, database, relayer):
     """SIGKILL, also while a statement or a script is under way: a hundred times at each with `RQUEUE_LONG=1`."""
     chance = random.Random(7)
@@ -499,7 +495,9 @@ async def test_a_queue_that_redis_refuses_holds_up_no_other(office):
 async def test_a_bad_row_is_set_apart_and_holds_up_nothing(office, log):
     """Breaks when it goes to the script, which would stop there half-way, or is thrown away."""
     good = await office.commit(1)
-    row: dict[str, Any] = dict((await office.sql("SELECT namespace, queue, level, due, message, lock, created FROM rqueue_outbox"))[0]._mapping)
+    row: dict[str, Any] = dict(
+        (await office.sql("SELECT namespace, queue, level, due, message, lock, created FROM rqueue_outbox"))[0]._mapping
+    )
     row["message"], row["job_id"] = bytes(row["message"]), good[0]
     bad = [
         {"queue": "no such name!"},
