@@ -57,6 +57,7 @@ def test_there_are_the_commands_of_the_design():
         ("dead", "edit"),
         ("dead", "retry"),
         ("dead", "purge"),
+        *(("db", name) for name in ["upgrade", "current", "check"]),
         *(("schedule", name) for name in ["list", "show", "add", "edit", "pause", "resume", "trigger", "remove"]),
     }
 
@@ -72,5 +73,5 @@ def test_help_renders(command, path):
         shown = command(*path, flag)
         assert shown.exit_code == 0
         assert "Usage: " in shown.stdout
-        has_its_own = path in {("dead",), ("schedule",), ("doctor",)}
+        has_its_own = path in {("dead",), ("db",), ("schedule",), ("doctor",)}
         assert "Exit codes: 0 success" in shown.stdout or has_its_own
