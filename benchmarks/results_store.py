@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,7 @@ from benchmarks.contenders import find_contenders
 from benchmarks.databases import Database, Databases
 from benchmarks.measure import cpu_s, redis_use, steady_rate
 from benchmarks.results import DIRECTORY, Results, Run
+from benchmarks.rounds import MOST_FAILURES
 from benchmarks.stage import FIRST_POLL_S, START_S, RunFailed, Stage
 from benchmarks.workloads import CLEAN_S, FEWEST, Pace, round_trip
 from rqueue.embedded import EmbeddedServerError
@@ -48,7 +50,7 @@ def drain(stage: Stage, database: Database, jobs: int) -> dict[str, Any]:
     if not stage.wait(lambda: stage.records.count() > 0, START_S, FIRST_POLL_S):
         raise stage.failed("no job ran")
     before, cpu, stored = redis_use(stage.redis), cpu_s(stage.workers), cpu_s(database.pids)
-    first = stage.records.count()
+    first = min(stage.records.count(), jobs - 1)  # all may have begun before the first look
     stage.wait(lambda: stage.records.count() >= jobs, LATE_S, LOOK_S)
     in_time = stage.wait(lambda: stage.contender.unsettled(stage.redis) == 0, CLEAN_S, LOOK_S)
     ended = time.time()
@@ -89,7 +91,8 @@ def run_one(contender: Contender, workload: str, number: int, pace: Pace, databa
                 return Run(contender.name, workload, number, round_trip(stage, pace)[workload])
             rate = pace.expected(contender.name, workload) or contender.rate
             values = drain(stage, database, min(MOST_JOBS, max(FEWEST, int(rate * pace.seconds))))
-            pace.note(contender.name, workload, values["rate"])
+            if "mark" not in values:
+                pace.note(contender.name, workload, values["rate"])
             return Run(contender.name, workload, number, values)
     except ENDINGS as failure:  # the others go on
         return Run(contender.name, workload, number, {}, str(failure))
@@ -123,13 +126,17 @@ def measure(chosen: argparse.Namespace, results: Results, databases: Databases) 
     """All rounds, each other one in the opposite order."""
     start, pace = time.monotonic(), Pace(seconds=chosen.seconds)
     contenders, path = taking_part(chosen.contenders), DIRECTORY / f"{chosen.name}.json"
+    failures: Counter[tuple[str, str]] = Counter()
     for number in range(1, chosen.rounds + 1):
         for contender in contenders if number % 2 else contenders[::-1]:
             for workload in ("drain", "round-trip"):
                 if time.monotonic() > start + 60 * chosen.minutes:
                     return
-                results.runs.append(run_one(contender, workload, number, pace, databases))
-                print(line_of(results.runs[-1]), flush=True)
+                if failures[contender.name, workload] >= MOST_FAILURES:
+                    continue
+                results.runs.append(run := run_one(contender, workload, number, pace, databases))
+                failures[contender.name, workload] += bool(run.error)
+                print(line_of(run), flush=True)
                 results.took_minutes = round((time.monotonic() - start) / 60, 1)
                 results.save(path)
     results.is_complete = True

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from rqueue.client.client import Client, Runner
 from rqueue.client.options import Seconds, seconds
 from rqueue.config import AppConfig, Limits, Queue, Results, WorkerConfig
-from rqueue.environment import Environment
+from rqueue.environment import REDIS_COPY_S, Environment
 from rqueue.errors import ConfigError
 from rqueue.wire.keys import check_queue_name
 from rqueue.wire.seal import Keyring
@@ -36,9 +36,9 @@ class RQueue(Client):
         routes: task-name pattern -> queue; the first that matches counts.
         namespace: the first part of every key.
         max_message_bytes: a larger message is refused at enqueue.
-        result_ttl: seconds Redis keeps a result; 0 keeps none, None for ever. Where ``results`` names a store, None is
-            an hour: it is the store that keeps it for ever. Default: ``RQUEUE_RESULT_TTL``, else
-            ``CELERY_RESULT_EXPIRES`` (whose 0 is None), else an hour.
+        result_ttl: seconds a result is kept; 0 keeps none, None for ever. Where ``results`` names a store, that one
+            keeps for ever what is to be kept for ever, and Redis a copy for an hour. Default: ``RQUEUE_RESULT_TTL``,
+            else ``CELERY_RESULT_EXPIRES`` (whose 0 is None), else an hour.
         dead_max: dead letters kept for each queue.
         dead_ttl: seconds a dead letter is kept.
         enqueue_timeout: seconds that ``enqueue`` tries to reach Redis; at most 3600.
@@ -90,7 +90,8 @@ class RQueue(Client):
         kept = environment.results(results, endpoint)
         limits = Limits(
             max_message_bytes=max_message_bytes,
-            result_ttl_s=environment.result_ttl(result_ttl, has_store=kept is not None),
+            result_ttl_s=environment.result_ttl(result_ttl),
+            copy_ttl_s=None if kept is None else REDIS_COPY_S,
             dead_max=dead_max,
             dead_ttl_s=seconds(dead_ttl, "dead_ttl"),
             enqueue_timeout_s=seconds(enqueue_timeout, "enqueue_timeout"),

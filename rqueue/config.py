@@ -57,6 +57,8 @@ class Limits:
             memory, and a queue is no place for files.
         result_ttl_s: seconds a result is kept; 0 keeps none, None for ever. An hour, since whoever wants a result
             asks soon.
+        copy_ttl_s: seconds for which Redis keeps its copy of what a result store keeps for ever; None: there is no
+            store, and it is Redis that keeps it for ever.
         dead_max: dead letters kept for each queue; the oldest go first.
         dead_ttl_s: seconds a dead letter is kept; 14 days outlast a holiday.
         enqueue_timeout_s: how long ``enqueue`` tries to reach Redis, or to learn what became of a lost reply; Redis
@@ -68,6 +70,7 @@ class Limits:
 
     max_message_bytes: int = 1_048_576
     result_ttl_s: float | None = 3600.0
+    copy_ttl_s: float | None = None
     dead_max: int = 10_000
     dead_ttl_s: float = 14 * 86_400.0
     enqueue_timeout_s: float = 10.0
@@ -77,12 +80,17 @@ class Limits:
     def __post_init__(self) -> None:
         whole("max_message_bytes", self.max_message_bytes, 1)
         check_ttl("result_ttl", self.result_ttl_s)
+        check_ttl("copy_ttl", self.copy_ttl_s)
         whole("dead_max", self.dead_max, 1)
         positive("dead_ttl", self.dead_ttl_s)
         positive("enqueue_timeout", self.enqueue_timeout_s, maximum=3600)
         if self.durability not in DURABILITIES:
             raise ConfigError(f"durability {self.durability!r}: one of {', '.join(DURABILITIES)}")
         whole("replicas", self.replicas, 1)
+
+    def in_redis_s(self, ttl_s: float | None) -> float | None:
+        """Seconds for which Redis keeps a result that is kept for so long; None for ever."""
+        return self.copy_ttl_s if ttl_s is None else ttl_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import EllipsisType
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from rqueue.broker.endpoint import Endpoint, redacted
@@ -24,7 +24,7 @@ T = TypeVar("T")
 DEFAULT_URL: Final = "redis://localhost:6379/0"
 
 REDIS_COPY_S: Final = 3600.0
-"""Where a store keeps results for ever, Redis keeps a copy for so long: whoever waits for a job asks Redis."""
+"""What a store keeps for ever, Redis keeps for so long: whoever waits for a job asks Redis, and asks soon."""
 
 _BROKER: Final = ("RQUEUE_URL", "CELERY_BROKER_URL", "CELERY_BROKER")
 _RESULTS: Final = ("RQUEUE_RESULTS", "CELERY_RESULT_BACKEND")
@@ -86,21 +86,25 @@ class Environment:
         _, age = self._first(_RETENTION)
         if found is None or found.retention is not None or not age:
             return found
-        retention: Any = float(age) if re.fullmatch(r"\d+(\.\d+)?", age) else age
-        return _blaming(_RETENTION, lambda: replace(found, retention=retention))
+        return _blaming(_RETENTION, lambda: replace(found, retention=age))
 
-    def result_ttl(self, given: Seconds | EllipsisType | None, *, has_store: bool) -> float | None:
-        """Seconds that Redis keeps a result: the code's, else ``RQUEUE_RESULT_TTL``, ``CELERY_RESULT_EXPIRES``.
+    def result_ttl(self, given: Seconds | EllipsisType | None) -> float | None:
+        """Seconds a result is kept: the code's, else ``RQUEUE_RESULT_TTL``, ``CELERY_RESULT_EXPIRES``.
 
         Args:
             given: the code's; Ellipsis where it says nothing.
-            has_store: :meth:`results` has found a store: what is kept for ever is kept there.
 
         Raises:
             ConfigError: it is no time; the text names the variable.
         """
-        ttl = self._ttl() if given is ... else None if given is None else seconds(given, "result_ttl")
-        return REDIS_COPY_S if ttl is None and has_store else ttl
+        if given is not ...:
+            return None if given is None else seconds(given, "result_ttl")
+        name, value = self._first(*_TTL)
+        if not name:
+            return 0.0 if self._is_disabled else Limits().result_ttl_s
+        ttl = None if value.lower() == "none" else self._seconds(name)
+        # Celery's 0 is for ever, and rqueue's is not at all.
+        return None if ttl == 0 and name.startswith(_CELERY) else ttl
 
     # A worker's
 
@@ -177,16 +181,6 @@ class Environment:
         if value and not (value.isascii() and value.isdigit()):
             raise ConfigError(f"{name} {value!r}: a whole number, 0 or more")
         return int(value) if value else None
-
-    def _ttl(self) -> float | None:
-        name, value = self._first(*_TTL)
-        if name:
-            if value.lower() == "none":
-                return None
-            ttl = self._seconds(name)
-            # Celery's 0 is for ever, and rqueue's is not at all.
-            return None if ttl == 0 and name.startswith(_CELERY) else ttl
-        return 0.0 if self._is_disabled else Limits().result_ttl_s
 
     def _is_alone(self, pool: str, name: str, count: int | None) -> bool:
         if pool != "solo" or count is None or count == 1:

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -151,6 +152,45 @@ def new_postgres() -> Iterator[Callable[..., Postgres]]:
     """Start servers of the test's own, with settings; all are stopped at its end."""
     with ExitStack() as running:
         yield lambda options=None: running.enter_context(start_postgres(Postgres(options)))
+
+
+@pytest.fixture(scope="session")
+def postgres_with_tables(postgres: Postgres) -> str:
+    """The name of a database with rqueue's tables."""
+    postgres.run("CREATE DATABASE with_tables")
+    _upgrade(postgres.url("with_tables"))
+    return "with_tables"
+
+
+@pytest.fixture(scope="session")
+def file_with_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("sqlite") / "history.db"
+    _upgrade(f"sqlite+aiosqlite:///{file}")
+    return file
+
+
+@pytest.fixture(params=["asyncpg", "psycopg", "sqlite"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database with rqueue's tables and nothing in them, by each driver in turn."""
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("file_with_tables"), tmp_path / "history.db")
+        return f"sqlite+aiosqlite:///{tmp_path / 'history.db'}"
+    running: Postgres = request.getfixturevalue("postgres")
+    name: str = request.getfixturevalue("postgres_with_tables")
+    running.run("TRUNCATE rqueue_outbox, rqueue_jobs, rqueue_hours, rqueue_marks RESTART IDENTITY", name)
+    return running.url(name, request.param)
+
+
+def _upgrade(url: str) -> None:
+    from rqueue.results.sql.engine import engine_for
+    from rqueue.results.sql.schema import upgrade
+
+    async def go() -> None:
+        engine = engine_for(url)
+        await upgrade(engine)
+        await engine.dispose()
+
+    asyncio.run(go())
 
 
 def start_postgres(server: Postgres) -> Postgres:

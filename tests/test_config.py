@@ -29,6 +29,7 @@ def test_the_defaults_are_the_designs():
     assert values(Limits()) == {
         "max_message_bytes": 1024 * 1024,
         "result_ttl_s": 3600,
+        "copy_ttl_s": None,
         "dead_max": 10_000,
         "dead_ttl_s": 14 * 24 * 3600,
         "enqueue_timeout_s": 10,
@@ -53,7 +54,13 @@ def test_the_defaults_are_the_designs():
         "unknown_retry_s": 10,
         "block_s": 4,
     }
-    assert values(AppConfig()) == {"namespace": "rqueue", "queues": {}, "routes": (), "limits": Limits()}
+    assert values(AppConfig()) == {
+        "namespace": "rqueue",
+        "queues": {},
+        "routes": (),
+        "limits": Limits(),
+        "results": None,
+    }
 
 
 @pytest.mark.parametrize("config", [Queue, Limits, WorkerConfig, AppConfig])

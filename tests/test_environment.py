@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -186,23 +187,43 @@ def test_how_long_results_are_kept(variables, ttl, monkeypatch: pytest.MonkeyPat
     assert RQueue().config.limits.result_ttl_s == ttl
 
 
-def test_with_a_store_redis_keeps_for_ever_what_the_store_keeps_for_an_hour(monkeypatch: pytest.MonkeyPatch):
-    assert RQueue(BROKER, results=PG, result_ttl=None).config.limits.result_ttl_s == REDIS_COPY_S
-    assert RQueue(BROKER, results=PG, result_ttl=7200).config.limits.result_ttl_s == 7200
-    assert RQueue(BROKER, result_ttl=None).config.limits.result_ttl_s is None
+def test_where_a_store_keeps_results_for_ever_redis_keeps_them_for_an_hour(monkeypatch: pytest.MonkeyPatch):
+    def in_redis_s(**options: Any) -> float | None:
+        limits = RQueue(BROKER, **options).config.limits
+        return limits.in_redis_s(limits.result_ttl_s)
+
+    assert in_redis_s(results=PG, result_ttl=None) == REDIS_COPY_S
+    assert in_redis_s(results=PG, result_ttl=7200) == 7200
+    assert in_redis_s(results=PG, result_ttl=0) == 0
+    assert in_redis_s(result_ttl=None) is None
     monkeypatch.setenv("CELERY_RESULT_BACKEND", "postgres")
     monkeypatch.setenv("CELERY_RESULT_EXPIRES", "0")
     monkeypatch.setenv("DATABASE_URL", PG)
     app = RQueue(BROKER)
-    assert (app.config.results, app.config.limits.result_ttl_s) == (Results(PG), REDIS_COPY_S)
+    assert (app.config.results, app.config.limits.result_ttl_s, in_redis_s()) == (Results(PG), None, REDIS_COPY_S)
     assert app.variables == ("CELERY_RESULT_BACKEND", "CELERY_RESULT_EXPIRES")
+
+
+async def test_a_store_bounds_what_redis_keeps_of_jobs(redis_url: str):
+    """Breaks when a result that is kept for ever fills Redis though a database has it."""
+    app = RQueue(redis_url, results="redis://127.0.0.1:1/0", result_ttl=None)
+
+    @app.task(result_ttl=None)
+    async def job() -> int:
+        return 1
+
+    handle = await job.options(countdown=60).enqueue()
+    await handle.cancel()
+    ttl = await app.session().broker._link.call(b"TTL", app.keys.queue("default").result(handle.id))
+    await app.close()
+    assert REDIS_COPY_S - 10 < ttl <= REDIS_COPY_S
 
 
 @pytest.mark.parametrize("name", ["CELERY_RESULT_EXPIRES", "RQUEUE_RESULT_TTL"])
 @pytest.mark.parametrize("value", ["1h", "-1", "nan", "inf", "60*60"])
 def test_a_malformed_time_is_refused_by_the_variables_name(name, value):
     with pytest.raises(ConfigError, match=re.escape(f"{name} {value!r}: seconds")):
-        Environment({name: value}).result_ttl(..., has_store=False)
+        Environment({name: value}).result_ttl(...)
 
 
 def test_the_retention_is_the_codes_else_the_variables():
@@ -214,7 +235,6 @@ def test_the_retention_is_the_codes_else_the_variables():
     assert retention(PG) == "30d"
     assert retention(Results(PG)) == "30d"
     assert retention(Results(PG, retention="7d")) == "7d"
-    assert retention(PG, "3600") == 3600
     assert retention(PG, "") is None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from rqueue.broker.calls import Calls, escape_glob, every, name_of, or_nothing
+from rqueue.broker.calls import Calls, escape_glob, every, name_of, number_of, or_nothing
 from rqueue.broker.link import Argument
 from rqueue.errors import BrokerError
 from rqueue.wire.keys import QueueKeys
@@ -222,6 +222,11 @@ class Survey(Calls):
         small = [name for name, length in zip(names, lengths, strict=True) if length <= most_bytes]
         found = await self._link.call(b"HMGET", keys.letters, *small) if small else []
         return [bytes(data) for data in found if data is not None]
+
+    async def spool_head(self, keys: QueueKeys) -> tuple[int | None, bytes | None]:
+        """How many bytes may wait for the result store, None where nobody has one; and what waits the longest."""
+        bound, first = await every([self._link.call(b"GET", keys.recorded), self._link.call(b"LINDEX", keys.spool, 0)])
+        return None if bound is None else number_of(bound) or 0, None if first is None else bytes(first)
 
     async def _some_fields(self, name: bytes, count: int) -> list[bytes]:
         return [bytes(field) for field in await self._link.call(b"HRANDFIELD", name, count) or ()]

@@ -16,6 +16,8 @@ from rqueue.errors import (
     MissingDependency,
     RQueueError,
     ScheduleNotFound,
+    SchemaMismatch,
+    StoreError,
     WaitTimeout,
 )
 
@@ -29,6 +31,7 @@ class Code(IntEnum):
     REDIS = 3
     NOT_FOUND = 4
     TIMEOUT = 5
+    STORE = 6
     INTERRUPTED = 130
 
 
@@ -38,7 +41,7 @@ REPLACE: Final = 75
 MEANINGS: Final = (
     "Exit codes: 0 success, 1 the job failed (or the answer was no), 2 wrong usage or configuration, "
     "3 Redis cannot be reached or refuses, 4 not found, 5 the job has not ended (in time), or a worker has not "
-    "answered."
+    "answered, 6 the database of history cannot be reached, refuses, or needs an upgrade."
 )
 """For the help of every command but ``doctor``."""
 
@@ -55,6 +58,8 @@ _CODES: Final[tuple[tuple[type[RQueueError], Code], ...]] = (
     (WaitTimeout, Code.TIMEOUT),
     (JobError, Code.FAILED),
     (BrokerError, Code.REDIS),
+    (SchemaMismatch, Code.USAGE),
+    (StoreError, Code.STORE),
     (ConfigError, Code.USAGE),
     (MissingDependency, Code.USAGE),
     (MessageTooLarge, Code.USAGE),

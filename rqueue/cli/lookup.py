@@ -6,6 +6,7 @@ It alone imports the user's code, and says in one line why that did not work.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import tomllib
 import traceback
@@ -17,6 +18,7 @@ from typing import Final
 
 from rqueue.app import RQueue
 from rqueue.broker.endpoint import Endpoint
+from rqueue.environment import Environment
 from rqueue.errors import ConfigError
 from rqueue.wire.keys import Keys
 
@@ -87,12 +89,9 @@ def find_keeper(name: str | None, results: str | None) -> RQueue:
         if app.config.results is None:
             raise ConfigError("no database keeps history: RQueue(results=…) of the app, or --results, names one")
         return app
-    given = RQueue(results=results)
-    if name is None:
-        return given
-    app = find_app(name)
-    kept, other = app.config.results, given.config.results
-    app.config = replace(app.config, results=replace(kept, url=other.url) if kept and other else other)
+    app = bare(None, None) if name is None else find_app(name)
+    kept, named = app.config.results, Environment(os.environ).results(results, app.endpoint)
+    app.config = replace(app.config, results=replace(kept, url=named.url) if kept and named else named)
     return app
 
 

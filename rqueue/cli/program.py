@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from rqueue import __version__
-from rqueue.cli import dead, demo, history, jobs, queues, schedule
+from rqueue.cli import db, dead, demo, history, jobs, queues, schedule
 from rqueue.cli.bench import bench
 from rqueue.cli.cancel import cancel
 from rqueue.cli.control import control
@@ -22,6 +22,8 @@ from rqueue.cli.health import health
 from rqueue.cli.inspect import inspect
 from rqueue.cli.output import fail
 from rqueue.cli.pause import pause, resume
+from rqueue.cli.prune import prune
+from rqueue.cli.stats import stats
 from rqueue.cli.status import status
 from rqueue.cli.top import top
 from rqueue.cli.worker import worker
@@ -77,6 +79,7 @@ for _command in (
     queues.queues,
     queues.workers,
     status,
+    stats,
     top,
     events,
     inspect,
@@ -88,7 +91,9 @@ for _command in (
     program.command(epilog=MEANINGS)(_command)
 program.command(epilog=CHECKUP_MEANINGS)(doctor)
 program.add_typer(dead.commands, name="dead")
+history.commands.command(epilog=MEANINGS)(prune)
 program.add_typer(history.commands, name="history")
+program.add_typer(db.commands, name="db")
 program.add_typer(schedule.commands, name="schedule")
 program.command(epilog=MEANINGS)(queues.purge)
 program.command(epilog=MEANINGS)(demo.demo)

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Literal, ParamSpec, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, Unpack, cast, overload
 
 from rqueue.broker.broker import Enqueued
 from rqueue.broker.endpoint import Endpoint
@@ -16,6 +16,7 @@ from rqueue.client.events import Event, Events, events_of
 from rqueue.client.history import History
 from rqueue.client.job import Job, JobInfo, SyncJob
 from rqueue.client.options import NO_OPTIONS, TaskKwargs, TaskOptions
+from rqueue.client.outbox import delay_in, enqueue_in
 from rqueue.client.pauses import Pause, Pauses, Resumed
 from rqueue.client.portal import Portal, refuse_running_loop
 from rqueue.client.producer import Answer
@@ -41,6 +42,9 @@ from rqueue.wire.ids import forget_stock, new_id
 from rqueue.wire.keys import Keys, QueueKeys
 from rqueue.wire.message import encode_call, new_header
 from rqueue.wire.seal import Keyring, seal_call
+
+if TYPE_CHECKING:
+    from rqueue.client.outbox import AsyncTransaction, SyncTransaction
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -323,6 +327,23 @@ class Client:
         if answer is True and self.signals.is_used:
             self._publishing(self.signals.after_task_publish, signature, queue, item)
         return SyncJob(self._job_of(queue, item, answer), portal.call)
+
+    async def enqueue_in(self, session: AsyncTransaction, signature: Signature[R]) -> Job[R]:
+        """Write one call into the outbox; see :meth:`~rqueue.client.task.Task.enqueue_in`."""
+        signature.task.check(signature.args, signature.kwargs)
+        (job,) = await enqueue_in(self, session, [signature])
+        return job
+
+    async def enqueue_many_in(self, session: AsyncTransaction, signatures: Sequence[Signature[Any]]) -> list[Job[Any]]:
+        """Write many calls into the outbox, within a transaction of the caller's.
+
+        All are checked before any is written. Errors as in :meth:`~rqueue.client.task.Task.enqueue_in`.
+        """
+        return await enqueue_in(self, session, signatures)
+
+    def delay_in(self, session: SyncTransaction, signature: Signature[R]) -> SyncJob[R]:
+        """Write one call into the outbox, from synchronous code; see :meth:`~rqueue.client.task.Task.delay_in`."""
+        return delay_in(self, session, signature)
 
     # Jobs
 

@@ -55,12 +55,12 @@ def rows(entries: Iterable[HistoryEntry]) -> bytes:
 
     Arguments, results and the errors of retries stand in their cells as JSON, None as nothing.
     """
-    return _csv([_cell(name, value) for name, value in document(entry).items()] for entry in entries)
+    return csv_lines([_cell(name, value) for name, value in document(entry).items()] for entry in entries)
 
 
 def head(format: str) -> bytes:  # noqa: A002 - the option's name
     """What stands before the first job."""
-    return _csv([COLUMNS]) if format == "csv" else b""
+    return csv_lines([COLUMNS]) if format == "csv" else b""
 
 
 async def write(
@@ -119,7 +119,8 @@ def _to_disk(stream: BinaryIO) -> None:
     os.fsync(stream.fileno())
 
 
-def _csv(lines: Iterable[Iterable[Any]]) -> bytes:
+def csv_lines(lines: Iterable[Iterable[Any]]) -> bytes:
+    """Rows of cells as CSV."""
     text = io.StringIO(newline="")
     csv.writer(text).writerows(lines)
     return text.getvalue().encode("utf-8", "backslashreplace")
@@ -130,6 +131,11 @@ def _cell(name: str, value: Any) -> Any:
         value = "" if value is None or (name == "history" and not value) else codec.dumps(value).decode()
     elif isinstance(value, datetime):
         return value.isoformat()
+    return safe(value)
+
+
+def safe(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula."""
     if isinstance(value, str) and value.startswith(_FORMULA) and not _is_number(value):
         return f"'{value}"
     return value

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, Unpack
 
 from rqueue.client.export import write
 from rqueue.client.job import JobInfo
-from rqueue.config import whole
+from rqueue.config import Age, age_s, whole
 from rqueue.errors import ConfigError, JobNotFound
-from rqueue.results.selection import Position, Selection, SelectionKwargs
+from rqueue.results.selection import Position, Selection, SelectionKwargs, When, moment
+from rqueue.results.tally import TaskStats
 from rqueue.wire import codec
 from rqueue.wire.history import is_history, past_errors
 from rqueue.wire.state import State
@@ -207,6 +208,35 @@ class History:
             OSError: it cannot be written.
         """
         return await write(self.jobs(**which), file, format)
+
+    async def stats(self, *, since: When = "7d", until: When | None = None, task: str | None = None) -> list[TaskStats]:
+        """How the jobs of each task went: how many ended how, how long they waited and ran; the busiest first.
+
+        Args:
+            since: jobs that ended then or later.
+            until: jobs that ended before; None is now.
+            task: only this task.
+        """
+        from rqueue.results.sql.stats import stats
+
+        now = datetime.now(UTC)
+        begin, end = moment("since", since, now), None if until is None else moment("until", until, now)
+        return await stats(self._engine(), begin, end, None if task is None else self._client.tasks.full_name(task))
+
+    async def prune(self, *, older_than: Age, keep_failures: bool = False, dry_run: bool = False) -> int:
+        """Remove jobs that ended so long ago, in small steps; how many there were. What statistics say of them stays.
+
+        It may be broken off at any time; what is left goes the next time.
+
+        Args:
+            older_than: seconds, a timedelta, or a text such as ``30d``.
+            keep_failures: jobs in the state FAILURE stay.
+            dry_run: only count them.
+        """
+        from rqueue.results.sql.retention import doomed, prune
+
+        before = datetime.now(UTC) - timedelta(seconds=age_s(older_than, "older_than"))
+        return await (doomed if dry_run else prune)(self._engine(), before, keep_failures=keep_failures)
 
     def _selection(self, which: SelectionKwargs) -> Selection:
         selection = Selection.of(which, datetime.now(UTC))

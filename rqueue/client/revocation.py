@@ -205,7 +205,7 @@ class Revocation:
     def _end(self, keys: QueueKeys, target: Target) -> Done:
         """What is kept of a job that is removed."""
         limits, task = self._client.config.limits, self._client.tasks.find(target.task) if target.task else None
-        ttl_s = limits.result_ttl_s if task is None else task.defaults.ttl_s(limits.result_ttl_s)
+        ttl_s = limits.in_redis_s(limits.result_ttl_s if task is None else task.defaults.ttl_s(limits.result_ttl_s))
         failure = Failure("JobRevoked", "it was cancelled")
         about = {"task": target.task, "finished": self._broker.clock.now_ms()}
         record = Record(State.REVOKED, failure=failure, about=about).encode()

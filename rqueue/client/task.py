@@ -19,6 +19,7 @@ from rqueue.policy.redaction import Sensitive
 
 if TYPE_CHECKING:
     from rqueue.client.client import Client
+    from rqueue.client.outbox import AsyncTransaction, SyncTransaction
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -72,6 +73,14 @@ class Prepared(Generic[P, R]):
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> SyncJob[R]:
         """Enqueue from synchronous code. Errors as in :meth:`Task.delay`."""
         return self._task.client.enqueue_sync(self.s(*args, **kwargs))
+
+    async def enqueue_in(self, session: AsyncTransaction, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """Enqueue a job with the caller's transaction; see :meth:`Task.enqueue_in`. A delay counts from now."""
+        return await self._task.client.enqueue_in(session, Signature(self._task, args, kwargs, self._options))
+
+    def delay_in(self, session: SyncTransaction, /, *args: P.args, **kwargs: P.kwargs) -> SyncJob[R]:
+        """The same from synchronous code; see :meth:`Task.delay_in`."""
+        return self._task.client.delay_in(session, self.s(*args, **kwargs))
 
 
 class Task(Generic[P, R]):
@@ -169,6 +178,31 @@ class Task(Generic[P, R]):
         args, kwargs = tuple(args), dict(kwargs or {})
         self.check(args, kwargs)
         return self.client.enqueue_sync(Signature(self, args, kwargs, CallOptions.of(dict(options))))
+
+    async def enqueue_in(self, session: AsyncTransaction, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """Enqueue a job with the caller's transaction: once it is committed, and never if it is rolled back.
+
+        The job is a row of the table ``rqueue_outbox``, in the caller's own database, until a worker whose app has
+        that database as ``results`` has sent it to Redis. Redis is not asked for anything here.
+
+        Args:
+            session: SQLAlchemy's ``AsyncSession`` or ``AsyncConnection``; it is neither committed nor rolled back.
+            *args: the task's.
+            **kwargs: the task's.
+
+        Raises:
+            TypeError: an argument is missing, unknown or not JSON, or the session is a synchronous one.
+            MessageTooLarge: over ``max_message_bytes``.
+            SchemaMismatch: there is no such table; ``rqueue db upgrade`` makes it.
+            MissingDependency: the extra ``sql`` is not installed.
+            ConfigError: the app runs jobs where they are enqueued.
+            sqlalchemy.exc.SQLAlchemyError: what the database has against it.
+        """
+        return await self.client.enqueue_in(session, Signature(self, args, kwargs, NO_OPTIONS))
+
+    def delay_in(self, session: SyncTransaction, /, *args: P.args, **kwargs: P.kwargs) -> SyncJob[R]:
+        """The same from synchronous code, within SQLAlchemy's ``Session`` or ``Connection``; as :meth:`enqueue_in`."""
+        return self.client.delay_in(session, self.s(*args, **kwargs))
 
     # Hooks
 

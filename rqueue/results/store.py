@@ -46,5 +46,19 @@ class ResultStore(Protocol):
             StoreUnavailable: it could not be asked.
         """
 
+    async def tidy(self, retention_s: float | None, *, keep_failures: bool = False) -> int:
+        """Do what the store needs now and then, if it is due and nobody else has done it; may take long.
+
+        Args:
+            retention_s: rows of jobs that ended so long ago are removed; None: they stay.
+            keep_failures: but not those in the state FAILURE.
+
+        Returns:
+            How many rows were removed.
+
+        Raises:
+            StoreUnavailable: it could not be asked; what was done until then is done.
+        """
+
     async def close(self) -> None:
         """Close its connections."""

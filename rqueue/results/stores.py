@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rqueue.config import Results
 from rqueue.errors import MissingDependency
 from rqueue.results.redis_store import RedisStore
 from rqueue.results.store import ResultStore
+
+if TYPE_CHECKING:
+    from rqueue.results.sql.outbox import Outbox
 
 _REDIS: Final = ("redis", "unix:", "valkey", "memory:")
 
@@ -24,7 +27,7 @@ def store_for(results: Results, namespace: str, result_ttl_s: float | None) -> R
         ConfigError: the URL is none of a store.
         MissingDependency: the extra ``sql`` is not installed.
     """
-    if results.url.lower().startswith(_REDIS):
+    if is_redis(results.url):
         return RedisStore(results.url, namespace, result_ttl_s)
     try:
         from rqueue.results.sql.store import SqlStore
@@ -33,3 +36,31 @@ def store_for(results: Results, namespace: str, result_ttl_s: float | None) -> R
             raise
         raise MissingDependency("pip install rqueue[sql]") from None
     return SqlStore(results.url)
+
+
+def is_redis(url: str) -> bool:
+    """Whether results are kept in another Redis by this URL, and in no database."""
+    return url.lower().startswith(_REDIS)
+
+
+def outbox_for(results: Results | None, namespace: str) -> Outbox | None:
+    """The outbox of these settings; None where they name no database.
+
+    Args:
+        results: the settings.
+        namespace: whose jobs.
+
+    Raises:
+        ConfigError: the URL is none of a database that is supported.
+        MissingDependency: the extra ``sql`` is not installed.
+    """
+    url = None if results is None else results.outbox or results.url
+    if url is None or is_redis(url):
+        return None
+    try:
+        from rqueue.results.sql.outbox import Outbox
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").partition(".")[0] != "sqlalchemy":
+            raise
+        raise MissingDependency("pip install rqueue[sql]") from None
+    return Outbox(url, namespace)

@@ -20,9 +20,10 @@ from rqueue.broker.endpoint import Endpoint
 from rqueue.client.client import Client
 from rqueue.client.options import TaskOptions, seconds
 from rqueue.config import AppConfig, Limits, WorkerConfig
-from rqueue.errors import BrokerError, MalformedMessage, TimeLimitExceeded
+from rqueue.errors import BrokerError, BrokerUnavailable, MalformedMessage, TimeLimitExceeded
 from rqueue.log import Recurring, event
 from rqueue.policy.clock import elapsed_s
+from rqueue.results.entry import Entry
 from rqueue.wire.keys import QueueKeys
 from rqueue.wire.message import Call, Header, Message
 from rqueue.wire.seal import Keyring, as_trusted
@@ -30,7 +31,7 @@ from rqueue.worker.board import Noted
 from rqueue.worker.herald import Herald
 from rqueue.worker.inflight import ClaimedJob, Inflight
 from rqueue.worker.judge import Judge
-from rqueue.worker.outcome import Failed
+from rqueue.worker.outcome import Ack, Bury, Defer, Failed
 from rqueue.worker.perform import failure_of
 from rqueue.worker.reaper import Reaper
 from rqueue.worker.settler import Settler
@@ -61,6 +62,7 @@ def introduction(client: Client, config: WorkerConfig) -> dict[str, Any]:
         "limits": asdict(client.config.limits),
         "tasks": {task.name: _options_of(task.defaults) for task in client.tasks},
         "observed": client.signals.is_used,
+        "results": client.config.results is not None,
         "keys": None if client.keyring is None else client.keyring.told(),
     }
 
@@ -191,8 +193,20 @@ class Custody:
             task = self._tasks.find(call.task)
             options = task.defaults if task is not None else TaskOptions()
         job.seen["error"] = f"TimeLimitExceeded: {error}"
-        self._inflight.settle(job, self._judge.decide(job, Failed(error, failure_of(error)), call, options))
+        settlement = self._judge.decide(job, Failed(error, failure_of(error)), call, options)
+        if isinstance(settlement, Ack | Bury | Defer):
+            # First, as a worker writes its row first; where there is no result store this does nothing.
+            await self._spool(keys, Entry(job.id, settlement.record, job.message.raw))
+        self._inflight.settle(job, settlement)
         await self._settler.drained()
+
+    async def _spool(self, keys: QueueKeys, entry: Entry) -> None:
+        try:
+            await self._broker.spool(keys, [entry.encode()])
+        except BrokerUnavailable:
+            raise
+        except BrokerError as exc:  # it is full, or may not: the job has ended all the same
+            event(logging.ERROR, "results were not kept", jobs=1, queue=keys.name, error=str(exc))
 
     async def _find(self, keys: QueueKeys, worker: str, job_id: str) -> ClaimedJob | None:
         marks = await self._broker.audit(keys, worker)

@@ -131,7 +131,7 @@ class Judge:
 
     def ttl(self, options: TaskOptions) -> str:
         """How long the record is kept, as the scripts take it."""
-        return _whole_seconds(options.ttl_s(self.limits.result_ttl_s))
+        return _whole_seconds(self.limits.in_redis_s(options.ttl_s(self.limits.result_ttl_s)))
 
     def _succeeded(self, job: ClaimedJob, result: bytes, call: Call | None, options: TaskOptions) -> Settlement:
         if options.ignore_result:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from rqueue.broker.broker import Broker, Done
+from rqueue.broker.broker import Broker, Done, Known
 from rqueue.client.client import Client
 from rqueue.client.options import TaskOptions
 from rqueue.client.registry import Registry
@@ -19,10 +19,12 @@ from rqueue.config import Limits, WorkerConfig
 from rqueue.errors import BrokerError, BrokerUnavailable, MalformedMessage, WorkerLost
 from rqueue.log import Recurring, event
 from rqueue.policy.redelivery import Redelivery, charged, redeliver
+from rqueue.wire import codec
+from rqueue.wire.history import is_moment
 from rqueue.wire.keys import QueueKeys, shown
 from rqueue.wire.message import Call, Header, Message
-from rqueue.wire.record import Failure
-from rqueue.wire.seal import as_trusted
+from rqueue.wire.record import Failure, decode_record
+from rqueue.wire.seal import as_trusted, open_record
 from rqueue.worker.inflight import ClaimedJob, describe
 from rqueue.worker.judge import Judge
 from rqueue.worker.observers import Listening
@@ -286,17 +288,33 @@ class Reaper:
         name = shown(worker)
         failure = Failure(WorkerLost.__name__, f"its worker died, and it runs at most once; the worker was {name}")
         revoked = await self._broker.revoked(keys, list(ids))
-        for job_id in ids:
+        told = zip(ids, await self._broker.known([(keys, job_id) for job_id in ids]), strict=True)
+        for job_id, known in told:
             job = ClaimedJob(keys, name, Message.build(Header(id=job_id), b"{}"), job_id, rank=0)
-            settlement = self._judge.failed(job, failure, "worker lost", None, TaskOptions(dead_letter=False))
+            call = self._started_call(job, known)
+            settlement = self._judge.failed(job, failure, "worker lost", call, TaskOptions(dead_letter=False))
             if job_id in revoked:
-                settlement = self._judge.decide(job, Revoked())
+                settlement = self._judge.decide(job, Revoked(), call)
             assert isinstance(settlement, Ack | Revoke)
             is_told = await self._broker.record(keys, job_id, settlement.record, settlement.ttl, started_by=worker)
             if is_told and self._observers:
                 self._observers.settled(job, settlement)
             if job_id in revoked:
                 await forget(self._broker, keys, job_id)
+
+    def _started_call(self, job: ClaimedJob, known: Known | BrokerError) -> Call | None:
+        """What is left of the call of a job whose message is gone: what its record says since it started."""
+        if not isinstance(known, Known) or known.record is None:
+            return None
+        try:
+            fields = decode_record(open_record(self._judge.keyring, job.keys.main, job.id, known.record))
+            found = {name: fields[name] for name in ("task", "enqueued", "parent_id", "root_id") if name in fields}
+            call = Call.decode(codec.dumps(found))
+        except MalformedMessage:
+            return None
+        started = fields.get("started")
+        job.started_ms = started if is_moment(started) else None
+        return call
 
     def _known(self, message: Message) -> tuple[Call | None, TaskOptions]:
         """The call and its task's options, as far as they are known here."""

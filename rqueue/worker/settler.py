@@ -12,6 +12,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import partial
+from typing import Protocol
 
 from rqueue.broker.broker import Broker, Done, Enqueued
 from rqueue.client.stops import cancel, forget
@@ -47,6 +48,21 @@ _RUN_ENDS = (Ack, Bury, Defer, Revoke)
 Item = tuple[ClaimedJob, Settlement, "asyncio.Future[bool] | None"]
 
 
+class Recording(Protocol):
+    """Whoever writes to a result store how runs end, before they are settled.
+
+    Attributes:
+        outbox: what may be settled.
+        wake: there is something in it.
+    """
+
+    outbox: list[Item]
+    wake: asyncio.Event
+
+    async def record(self, items: Sequence[Item]) -> None:
+        """Return when it is written how these ended."""
+
+
 class Settler:
     """Settles jobs.
 
@@ -57,6 +73,7 @@ class Settler:
         judge: makes a failure of what Redis refuses to store.
         lanes: their names; a supervisor that settles in a dead worker's name has one that the worker did not use.
         observers: told of each job that was settled.
+        recorder: what is to be settled comes from it, and not from the table of claimed jobs.
 
     Attributes:
         lost: jobs that another worker owned when they were to be settled.
@@ -72,8 +89,11 @@ class Settler:
         judge: Judge,
         lanes: Sequence[int | str] = range(LANES),
         observers: Listening | None = None,
+        recorder: Recording | None = None,
     ) -> None:
-        self._observers = observers
+        self._observers, self._recorder = observers, recorder
+        self._source: Inflight | Recording = recorder or inflight
+        self._wake = recorder.wake if recorder is not None else inflight.signals.settle
         self._broker, self._inflight, self._limits, self._judge = broker, inflight, limits, judge
         self._waiting: dict[tuple[int, str], list[Item]] = defaultdict(list)
         self._names = lanes
@@ -90,7 +110,7 @@ class Settler:
 
     async def run(self) -> None:
         """Settle until cancelled."""
-        wake = self._inflight.signals.settle
+        wake = self._wake
         while True:
             await wake.wait()
             wake.clear()
@@ -98,7 +118,7 @@ class Settler:
 
     def tick(self) -> int:
         """Send what has gathered, as far as lanes are free; how many batches were."""
-        outbox, self._inflight.outbox = self._inflight.outbox, []
+        outbox, self._source.outbox = self._source.outbox, []
         for item in outbox:
             self._waiting[id(item[0].keys), item[0].worker].append(item)
         sent = 0
@@ -117,7 +137,7 @@ class Settler:
 
     async def drained(self) -> None:
         """Return when nothing waits to be settled."""
-        while self._inflight.outbox or self._waiting or self._tasks:
+        while self._source.outbox or self._waiting or self._tasks:
             self.tick()
             await self._is_quiet.wait()
 
@@ -151,7 +171,7 @@ class Settler:
                 self._close(item, _LOST)
         finally:
             self._lanes[key].append(lane)
-            self._inflight.signals.settle.set()
+            self._wake.set()
 
     async def _send(self, lane: int | str, batch: list[Item]) -> None:
         """Send one batch until Redis has answered: the jobs stay claimed until then."""
@@ -252,7 +272,7 @@ class Settler:
             await forget(broker, there, job.id)
         if not is_new:
             if await broker.revoked(job.keys, [job.id]):
-                await self._send(lane, [(job, self._revoke(job), None)])
+                await self._instead(lane, (job, self._revoke(job), None))
                 return b"3"
             # Another job of this id lives there; or this one has just come from there, and has not been let go yet.
             event(logging.WARNING, "job waits to move, its id is alive there", **describe(job))
@@ -283,11 +303,17 @@ class Settler:
             await self._send(lane, [(job, Defer(job.message.changed(id=job.id), _MOVE_PAUSE_S), None)])
         elif isinstance(settlement, Ack | Defer):
             failure = Failure(type(error).__name__, f"Redis refused to store how it ended: {error}")
-            await self._send(lane, [(job, self._judge.failed(job, failure, "failed"), None)])
+            await self._instead(lane, (job, self._judge.failed(job, failure, "failed"), None))
         else:
             # It stays claimed here, so that it does not run again, until whoever looks after Redis has mended it.
             await asyncio.sleep(_REFUSED_PAUSE_S)
             await self._send(lane, batch)
+
+    async def _instead(self, lane: int | str, item: Item) -> None:
+        """Settle a job in another way than was asked for: what is recorded of it is another end as well."""
+        if self._recorder is not None:
+            await self._recorder.record([item])
+        await self._send(lane, [item])
 
     def _close(self, item: Item, mark: int) -> None:
         job, settlement, future = item

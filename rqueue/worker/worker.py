@@ -1,8 +1,9 @@
 """The worker: wires the services and their order of shutdown. It reads like a table of contents.
 
     keepalive   the heart, the gauge, the control listener
-      outbound  the settler
-        inbound the fetcher, the executor, the promoter, the ticker, the reaper, the autoscaler
+      outbound  the settler; with a result store the recorder, the drainer, the archive
+        inbound the fetcher, the executor, the promoter, the ticker, the reaper, the autoscaler,
+                the relay
 
 What is inside ends first: nothing more comes in, then everything is settled, then the lease is given up. Around them
 all stand the app's lifespan, hooks and resources: there before the worker is known to Redis, closed when it is not.
@@ -26,19 +27,24 @@ from rqueue.broker.durable import broker_for
 from rqueue.client.client import Client
 from rqueue.client.resources import ACTIVE, Resources
 from rqueue.config import WorkerConfig
-from rqueue.errors import BrokerError, ConfigError
+from rqueue.errors import BrokerError, ConfigError, StoreError
 from rqueue.log import event
 from rqueue.policy.autoscale import Autoscale
+from rqueue.results.reader import Reader
+from rqueue.results.stores import outbox_for
 from rqueue.wire.control import LOOK
 from rqueue.wire.keys import QueueKeys
+from rqueue.worker.archive import Archive
 from rqueue.worker.autoscaler import Autoscaler
 from rqueue.worker.commands import Commands
 from rqueue.worker.control import Control
+from rqueue.worker.drainer import Drainer
 from rqueue.worker.executor import Executor
 from rqueue.worker.fetcher import Fetcher, register
 from rqueue.worker.gauge import Gauge
 from rqueue.worker.heart import Heart
 from rqueue.worker.herald import read
+from rqueue.worker.housekeeper import Housekeeper
 from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
 from rqueue.worker.inspection import Inspection
 from rqueue.worker.judge import Judge
@@ -51,6 +57,8 @@ from rqueue.worker.pools import executor_for
 from rqueue.worker.progress import Progress
 from rqueue.worker.promoter import Promoter
 from rqueue.worker.reaper import Reaper
+from rqueue.worker.recorder import Recorder
+from rqueue.worker.relay import Relay
 from rqueue.worker.schedule import Schedule
 from rqueue.worker.settler import Settler
 from rqueue.worker.ticker import Ticker
@@ -176,8 +184,9 @@ class Worker:
         while True:
             idle.clear()
             self._fetcher.poke()
+            await self._relay.drained()
             await self._idle_or_ended()
-            await self._settler.drained()
+            await self._ends_drained()
             await self._observers.drained()
             claimed = self._inflight.claimed
             left = sum([await self._left(keys, scheduled=scheduled) for keys in list(self._fetcher.served)])
@@ -234,6 +243,7 @@ class Worker:
         Raises:
             BrokerError: Redis could not be reached to begin with.
             StartupFailed: the app's lifespan, a startup hook or a resource failed.
+            SchemaMismatch: the result store's tables are not those that this version knows.
             ConfigError: resources need each other in a circle; or the pool is ``prefork``, and the process gave no
                 main thread.
         """
@@ -243,6 +253,8 @@ class Worker:
         self._client.signals.worker_init.send(self)
         try:
             await self._broker.open()  # first: while Redis is away nothing else is opened, again and again
+            if self._archive is not None:
+                await self._archive.open()
             if await self._open_resources():
                 await self._serve()
         finally:
@@ -253,7 +265,7 @@ class Worker:
             try:
                 await self._close_resources()
             finally:
-                await self._broker.close()
+                await self._close_connections()
         event(logging.INFO, "worker stopped", worker=self.id)
 
     async def _serve(self) -> None:
@@ -266,7 +278,8 @@ class Worker:
             keepalive.start_soon(self._gauge.run)
             keepalive.start_soon(self._control.run)
             async with anyio.create_task_group() as outbound:
-                outbound.start_soon(self._settler.run)
+                for outgoing in self._outbound():
+                    outbound.start_soon(outgoing.run)
                 async with anyio.create_task_group() as inbound:
                     self._ready.set()
                     if await self._turn_has_come():
@@ -294,8 +307,18 @@ class Worker:
         self._is_standby = False
         return not self._stopping.is_set()
 
-    def _inbound(self) -> tuple[Fetcher | Executor | Promoter | Ticker | Reaper | Autoscaler, ...]:
-        return self._fetcher, self._executor, self._promoter, self._ticker, self._reaper, self._autoscaler
+    def _inbound(
+        self,
+    ) -> tuple[Fetcher | Executor | Promoter | Ticker | Reaper | Autoscaler | Relay | Housekeeper, ...]:
+        services = self._fetcher, self._executor, self._promoter, self._ticker, self._reaper, self._autoscaler
+        results = self._client.config.results
+        keepers = () if results is None else (Housekeeper(self._client.session().store(), results),)
+        return *services, self._relay, *keepers
+
+    def _outbound(self) -> tuple[Settler | Recorder | Drainer | Archive, ...]:
+        if self._archive is None or self._recorder is None or self._drainer is None:
+            return (self._settler,)
+        return self._settler, self._recorder, self._drainer, self._archive
 
     def _wire(self) -> None:
         """Make the services; they know the broker, the table of claimed jobs and its events, not each other."""
@@ -305,14 +328,14 @@ class Worker:
         self._broker = broker = broker_for(client.endpoint, client.keys, limits)
         self._judge = judge = Judge(limits, config, broker.clock.now_ms, client.keyring)
         self._schedule = schedule = Schedule(signals.promote)
-        parent = self._parent
         # In solo the loop stands still for as long as a job's function runs: that says nothing.
         stall_s = math.inf if config.pool == "solo" else config.max_loop_stall_s
         self._heart = Heart(client.endpoint, queues, lease, signals, self._card, stall_s, self._is_renewed_by_parent)
-        self._gauge = Gauge(inflight, parent, self._card, self._spent)
+        self._gauge = Gauge(inflight, self._parent, self._card, self._spent)
         self._observers = observers = Observers(client.hooks, client.signals, client.tasks, client.keyring)
-        self._settler = Settler(broker, inflight, limits, judge, observers=observers)
         self._fetcher = Fetcher(broker, queues, inflight, lease, schedule, judge, client.config, config, observers)
+        self._record()
+        self._settler = Settler(broker, inflight, limits, judge, observers=observers, recorder=self._recorder)
         pool = executor_for(config, inflight.slots, self.main_thread)
         self._progress = self._progress_of(client, broker, judge)
         self._executor = Executor(
@@ -332,11 +355,26 @@ class Worker:
         self._promoter = Promoter(broker, queues, schedule, signals.promote)
         self._ticker = Ticker(broker, client, self._fetcher.served, lease, config.lease_s)
         self._reaper = Reaper(broker, queues, client.tasks, judge, limits, config, observers)
+        self._relay = Relay(broker, outbox_for(client.config.results, client.keys.namespace), limits.max_message_bytes)
         self._resources = Resources(client)
         scale = Autoscale(*config.autoscale) if config.autoscale is not None else None
         self._autoscaler = Autoscaler(broker, self._fetcher.served, inflight, scale, self.resize)
-        upward = self._parent.ask if parent.replaces else None
+        upward = self._parent.ask if self._parent.replaces else None
         self._control = Control(broker, lease, self._verbs(), upward, self._passed_on(), client.keyring)
+
+    def _record(self) -> None:
+        """What an app with a result store has beside the others."""
+        client, broker, clock, results = self._client, self._broker, self._broker.clock, self._client.config.results
+        self._archive: Archive | None = None
+        self._recorder: Recorder | None = None
+        self._drainer: Drainer | None = None
+        if results is None:
+            return
+        self._archive = archive = Archive(client.session().store(), clock.now_ms)
+        reader = Reader(client.tasks.shown, client.keyring, results.args_bytes, clock.now_ms)
+        self._recorder = Recorder(broker, self._inflight, archive, reader, results.spool_bytes)
+        served, beat_s = self._fetcher.served, self._config.heartbeat_s
+        self._drainer = Drainer(broker, served, self._lease, archive, reader, results.spool_bytes, beat_s)
 
     def _progress_of(self, client: Client, broker: Broker, judge: Judge) -> Progress:
         if self._config.pool == "solo":  # while a function runs this loop stands still
@@ -393,6 +431,8 @@ class Worker:
             self._settler,
             fetcher,
             executor,
+            self._recorder,
+            self._drainer,
         )
         serves = self._parent.serves
         commands = Commands(client.keys, client.tasks, inflight, fetcher, executor, self.resize, self.stop, serves)
@@ -408,7 +448,7 @@ class Worker:
         event(logging.INFO, "worker stopping", worker=self.id, running=self.running, held=self.held)
         how = "cold" if self._stop_now.is_set() else "warm"
         self._client.signals.worker_shutting_down.send(self, sig=None, how=how, exitcode=0)
-        await self._in_time(asyncio.gather(self._executor.stop(), self._fetcher.stop()), math.inf)
+        await self._in_time(asyncio.gather(self._executor.stop(), self._fetcher.stop(), self._relay.stop()), math.inf)
         self._give_back(self._inflight.take_held())
         await self._wait_for_running(math.inf, self._must_hurry)
         await self._wait_for_running(self._config.shutdown_timeout_s)
@@ -448,10 +488,25 @@ class Worker:
 
     async def _settle_all(self) -> None:
         """Wait until all that ended is settled; if Redis stays away, the lease runs out and a reaper takes over."""
-        drained = asyncio.ensure_future(self._settler.drained())
+        drained = asyncio.ensure_future(self._ends_drained())
         await self._in_time(drained, max(self._config.shutdown_timeout_s, _LEAVE_S))
         if not drained.done() or drained.cancelled():
             event(logging.ERROR, "stopped without settling", worker=self.id, jobs=len(self._inflight))
+
+    async def _ends_drained(self) -> None:
+        """Return when what has ended is recorded, where that is to be, and settled."""
+        if self._recorder is not None:
+            await self._recorder.drained()
+        await self._settler.drained()
+
+    async def _close_connections(self) -> None:
+        try:
+            if self._archive is not None:
+                await self._archive.close()
+        except StoreError as exc:
+            event(logging.WARNING, "result store was left without saying so", error=str(exc))
+        finally:
+            await self._broker.close()
 
     async def _end_hooks(self) -> None:
         """Hooks and observers are given as much time as running jobs are."""

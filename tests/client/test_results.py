@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,8 @@ from rqueue import (
 from rqueue.client.job import JobInfo, value_of
 from rqueue.client.results import info_of, record_of
 from rqueue.results.row import Row
+from rqueue.results.sql.schema import upgrade
+from rqueue.results.sql.store import SqlStore
 from rqueue.wire.ids import new_id
 
 ROW = Row(
@@ -83,7 +86,7 @@ class Kept:
 def kept(monkeypatch: pytest.MonkeyPatch) -> Kept:
     """The store of every app that has one."""
     kept = Kept()
-    monkeypatch.setattr("rqueue.client.session.store_for", lambda _: kept)
+    monkeypatch.setattr("rqueue.client.session.store_for", lambda *_: kept)
     return kept
 
 
@@ -271,6 +274,48 @@ async def test_what_neither_has_kept_is_said(app, kept):
         kept.rows = {} if row is None else {"a": row}
         with pytest.raises(ResultNotKept):
             await app.job("a", "default").result(timeout=10)
+
+
+# --- the stores themselves --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["sqlite", "postgres", "redis"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Each kind of store in turn."""
+    if request.param == "redis":
+        broker: str = request.getfixturevalue("redis_url")
+        return f"{broker.rpartition('/')[0]}/1"
+    return (
+        request.getfixturevalue("postgres_url") if request.param == "postgres" else f"sqlite:///{tmp_path}/history.db"
+    )
+
+
+async def make_tables(app: RQueue) -> None:
+    store = app.session().store()
+    if isinstance(store, SqlStore):
+        await upgrade(store.engine)
+
+
+async def test_what_a_store_has_kept_is_found_again(store_url, redis_url, new_app):
+    app = new_app(redis_url, results=store_url, result_ttl=None)
+    await make_tables(app)
+    rows = [ROW._replace(id="a", result='"é"'), FAILED._replace(id="b"), ROW._replace(id="c", state="RETRY")]
+    await app.session().store().save(rows)
+    assert await app.job("a").result(timeout=5) == "é"
+    assert await app.job("a", "default").result(timeout=0) == "é"
+    assert await app.job("a").info() == info_of(rows[0])
+    with pytest.raises(JobFailed, match="KeyError: 'a: b'"):
+        await app.job("b").result(timeout=5)
+    for unknown in (app.job("c"), app.job("d"), app.job("a", "other")):
+        with pytest.raises(JobNotFound):
+            await unknown.result(timeout=5)
+
+
+async def test_a_store_that_is_not_there_is_said(redis_url, new_app):
+    app = new_app(redis_url, results="redis://127.0.0.1:1/0")
+    for ask in (app.job("a").result(timeout=5), app.job("a").info()):
+        with pytest.raises(StoreUnavailable):
+            await ask
 
 
 # --- without a store --------------------------------------------------------------------------------------------------

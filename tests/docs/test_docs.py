@@ -18,7 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
@@ -30,13 +30,14 @@ import typer.main
 from httpx import ASGITransport, AsyncClient
 from typer.testing import CliRunner
 
-from rqueue import RQueue
+from rqueue import Results, RQueue
 from rqueue.cli.program import program
 from rqueue.cli.worker import _CONCURRENCY
 from rqueue.client.admin import Admin
 from rqueue.client.checkup.finding import CHECKS
 from rqueue.client.options import CallKwargs, TaskKwargs
 from rqueue.config import POOLS, WorkerConfig
+from rqueue.environment import Environment
 from rqueue.supervisor.settings import FleetSettings
 from rqueue.testing import in_memory, working
 from rqueue.wire.control import CONTROL, INSPECT
@@ -61,7 +62,10 @@ OPERATIONS = ROOT / "docs" / "operations.md"
 UNIQUENESS = ROOT / "docs" / "uniqueness.md"
 PERIODIC = ROOT / "docs" / "periodic.md"
 CANCEL = ROOT / "docs" / "cancel.md"
+OUTBOX = ROOT / "docs" / "outbox.md"
 OPTIONS = ROOT / "docs" / "options.md"
+RESULTS = ROOT / "docs" / "results.md"
+FROM_CELERY = ROOT / "docs" / "from-celery.md"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 RQUEUE = [sys.executable, "-c", "from rqueue.cli.program import main; main()"]
 URL = "redis://localhost:6379/0"
@@ -393,6 +397,29 @@ async def test_what_is_asked_for_again_is_one_job(unpack, capsys):
     assert capsys.readouterr().out.splitlines()[1:] == ["False", "rqueue", "['Ann: one', 'Ann: one']"]
 
 
+async def test_an_order_and_its_job_are_one_transaction(unpack, postgres_url):
+    directory = unpack(OUTBOX)
+    for path in directory.glob("*.py"):
+        text = path.read_text(encoding="utf-8").replace("postgresql+asyncpg://localhost/shop", postgres_url)
+        path.write_text(text.replace("postgresql+psycopg://localhost/shop", postgres_url.replace("asyncpg", "psycopg")))
+    await asyncio.to_thread(run_rqueue, command(OUTBOX, "rqueue", "db", "upgrade"))
+    module = load("shop")
+    async with module.engine.begin() as connection:
+        await connection.run_sync(module.Base.metadata.create_all)
+    web = AsyncClient(transport=ASGITransport(module.web), base_url="http://test")
+    async with web, module.queue, working(module.queue) as inside:
+        made = (await web.post("/orders", params={"customer": "ann"})).json()
+        await inside.drain()
+        assert await module.queue.job(made["job"]).result(timeout=20) == "ann"
+        async with module.sessions.begin() as session:
+            session.add(module.Order(customer="bob"))
+        await asyncio.to_thread(run, sys.executable, "nightly.py")
+        await inside.drain()
+        async with module.sessions() as session:
+            assert [(await session.get(module.Order, number)).is_confirmed for number in (1, 2)] == [True, True]
+    await module.engine.dispose()
+
+
 async def test_an_export_is_cancelled(unpack, capsys):
     unpack(CANCEL)
     module = load("exports")
@@ -410,6 +437,35 @@ def test_the_commands_of_cancelling_are_understood(redis_url, monkeypatch):
     monkeypatch.setenv("RQUEUE_URL", redis_url)
     codes = [CliRunner().invoke(program, words[1:]).exit_code for words in shell_lines(CANCEL)]
     assert codes == [4, 4, 0, 0]
+
+
+def test_the_history_of_the_page(unpack):
+    directory = unpack(RESULTS)
+    _, upgrade, _, history = shell_lines(RESULTS)
+    assert "version" in run_rqueue(upgrade)
+    with worker(command(RESULTS, "rqueue", "worker")):
+        assert run(sys.executable, "find.py") == "2 of tea\nValueError\nSUCCESS\n"
+        with redis.Redis.from_url(load("orders").app.endpoint.url) as connection:
+            connection.flushall()
+        (job_id,) = [each["id"] for each in json.loads(run_rqueue([*history, "--json"]))["jobs"]]
+    assert (directory / "history.db").exists()
+    assert CliRunner().invoke(program, ["result", job_id, "-A", "orders:app"]).exit_code == 1
+    assert load("settings").app.config.results == Results(
+        "postgresql+asyncpg://localhost/shop", retention="90d", keep_failures=True, args_bytes=1024
+    )
+
+
+def test_the_settings_of_a_store_are_told():
+    table = RESULTS.read_text(encoding="utf-8").partition("| setting | ")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == [field.name for field in fields(Results)]
+
+
+def test_celerys_variables_are_told():
+    """Breaks when one is read that no reader is told of, or the other way round."""
+    code = Path(inspect.getfile(Environment)).read_text(encoding="utf-8")
+    table = FROM_CELERY.read_text(encoding="utf-8").partition("## Variables")[2].partition("\n### ")[0]
+    told = re.findall(r"^\| `(CELERY_\w+)` \|", table, re.MULTILINE)
+    assert sorted(told) == sorted(set(re.findall(r"CELERY_[A-Z]\w+", code)))
 
 
 async def test_workers_are_asked_from_python(unpack):
@@ -554,7 +610,7 @@ def test_the_commands_of_operations_are_understood(redis_url, monkeypatch):
     "page",
     [
         *(README, TUTORIAL, TESTING, RESOURCES, RETRIES, GUARANTEES, PROTOCOL, WORKERS, OPERATIONS, UNIQUENESS),
-        *(PERIODIC, WATCHING, CANCEL),
+        *(PERIODIC, WATCHING, CANCEL, OUTBOX, RESULTS),
     ],
     ids=lambda page: page.name,
 )

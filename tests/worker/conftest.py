@@ -8,7 +8,7 @@ import asyncio
 import logging
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,9 @@ from rqueue.broker.broker import Broker
 from rqueue.broker.endpoint import Endpoint
 from rqueue.broker.scripts import SCRIPTS
 from rqueue.config import WorkerConfig
+from rqueue.errors import SchemaMismatch, StoreUnavailable
 from rqueue.log import LOGGER
+from rqueue.results.row import Row, replaces
 from rqueue.wire.keys import MAIN, Keys, QueueKeys
 from rqueue.wire.message import Header
 from rqueue.wire.record import Letter
@@ -362,6 +364,84 @@ def message() -> Callable[..., bytes]:
         return Header(level, id=job_id, **header).encode() + b'{"task":"%s"}' % task.encode()
 
     return build
+
+
+# A result store
+
+
+class FakeStore:
+    """Keeps rows as the protocol says; it can be away, hang, refuse rows, and be held up.
+
+    Attributes:
+        rows: by id and time of enqueue.
+        batches: the ids of each save that was answered, in their order.
+        is_away, hangs: it cannot be reached, or does not answer.
+        mismatch: its tables are not those that are known.
+        refused: ids that it does not take.
+        opened: how often it was looked for.
+        gate: a save waits until it is open.
+        saving: a save has come as far as the gate.
+    """
+
+    shown = "fake://store"
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, int | None], Row] = {}
+        self.batches: list[list[str]] = []
+        self.is_away = self.hangs = self.mismatch = self.is_closed = False
+        self.refused: set[str] = set()
+        self.opened = 0
+        self.gate, self.saving = asyncio.Event(), asyncio.Event()
+        self.gate.set()
+
+    async def open(self) -> None:
+        self.opened += 1
+        await self._answer()
+        if self.mismatch:
+            raise SchemaMismatch("its tables are older: run rqueue db upgrade")
+
+    async def save(self, rows: Sequence[Row]) -> Sequence[str]:
+        await self._answer()
+        self.saving.set()
+        await self.gate.wait()
+        await self._answer()
+        for row in rows:
+            key = row.id, row.enqueued
+            if row.id not in self.refused and (key not in self.rows or replaces(row, self.rows[key])):
+                self.rows[key] = row
+        self.batches.append([row.id for row in rows])
+        return [row.id for row in rows if row.id in self.refused]
+
+    async def find(self, job_id: str, queue: str | None = None) -> Row | None:
+        found = [row for row in self.rows.values() if row.id == job_id]
+        return max(found, key=lambda row: row.enqueued or 0, default=None)
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+    @property
+    def states(self) -> dict[str, str]:
+        """By id; no job has two rows."""
+        assert len({row.id for row in self.rows.values()}) == len(self.rows)
+        return {row.id: row.state for row in self.rows.values()}
+
+    async def _answer(self) -> None:
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.is_away:
+            raise StoreUnavailable("connection refused")
+
+
+RESULTS = "sqlite+aiosqlite:///never.db"
+"""What an app is given whose store is :func:`store`."""
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> FakeStore:
+    """The result store of every app that has ``results``."""
+    store = FakeStore()
+    monkeypatch.setattr("rqueue.client.session.store_for", lambda *_: store)
+    return store
 
 
 # A network that loses replies

@@ -69,6 +69,14 @@ HISTORY = {"history": [[NOW, "ValueError: boom"]]}
 # Succeeded
 
 
+def test_what_a_store_keeps_for_ever_redis_keeps_for_a_while():
+    """Breaks when a task's own `result_ttl=None` fills Redis though a store has its results."""
+    judge = Judge(Limits(result_ttl_s=None, copy_ttl_s=3600), WorkerConfig(), lambda: NOW)
+    assert judge.ttl(TaskOptions()) == judge.ttl(TaskOptions(result_ttl=None)) == "3600"
+    assert judge.ttl(TaskOptions(result_ttl=60)) == "60"
+    assert judge.ttl(TaskOptions(result_ttl=0)) == "0"
+
+
 @pytest.mark.parametrize(
     ("options", "ttl"),
     [

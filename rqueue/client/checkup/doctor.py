@@ -19,6 +19,7 @@ from rqueue.client.checkup.queues import (
     misplaced,
 )
 from rqueue.client.checkup.remedy import Reap, mend
+from rqueue.client.checkup.results import examine_spool, examine_store
 from rqueue.client.checkup.server import Facts, examine
 from rqueue.errors import BrokerError, BrokerUnavailable, ConfigError
 from rqueue.wire.keys import QueueKeys, check_queue_name
@@ -67,7 +68,9 @@ class Doctor:
         looks = await self._look(census, around, findings)
         for look in looks:
             findings += examine_queue(look, around)
-        findings += [*examine_workers(looks), *examine_census(census)]
+        findings += [*examine_workers(looks), *examine_census(census), *await examine_store(self._client)]
+        for keys in self.queues:
+            findings += await self._spool(keys)
         found = {finding.check for finding in findings}
         findings += [Finding(each.name, Level.OK, "nothing found") for each in CHECKS if each.name not in found]
         return in_order(finding.printable() for finding in findings)
@@ -144,6 +147,14 @@ class Doctor:
         except (BrokerError, ValueError) as exc:  # refused, or what is there was not written by rqueue
             findings.append(Finding("keyspace", Level.WARNING, f"it cannot be looked at: {exc}", keys.name))
             return None
+
+    async def _spool(self, keys: QueueKeys) -> list[Finding]:
+        try:
+            return await examine_spool(self._client, keys)
+        except BrokerUnavailable as exc:
+            return [self._away(exc, "what waits for the result store is not known", keys.name)]
+        except BrokerError as exc:
+            return [Finding("spool", Level.WARNING, f"it cannot be looked at: {exc}", keys.name)]
 
     def _away(self, error: BrokerUnavailable, what: str, where: str = "") -> Finding:
         """Of a cluster a part may be away: the rest is looked at."""

@@ -133,6 +133,12 @@ CHECKS: Final = (
     Check("payloads", "messages of 100 kB and more; a queue with over a quarter of `maxmemory`", Level.WARNING),
     Check("locks", "locks whose jobs have ended", Level.NOTE, "prunes them"),
     Check("stops", "marks of cancelled jobs that have ended, where nothing waits", Level.NOTE, "forgets them"),
+    Check("results", "the result store answers, with the tables and months of this version", Level.PROBLEM),
+    Check(
+        "spool",
+        "what waits in Redis for the result store: over a minute, or near its bound; what had no room",
+        Level.PROBLEM,
+    ),
 )
 """All checks, in the order in which they are printed."""
 

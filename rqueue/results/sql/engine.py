@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -12,11 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from rqueue.broker.endpoint import redacted
 from rqueue.errors import ConfigError, MissingDependency
+from rqueue.results.sql.calls import note
 
 INSTALL: Final = "pip install rqueue[sql]"
 _POSTGRES_DRIVERS: Final = ("asyncpg", "psycopg")
 _SQLITE_BUSY_S: Final = 1.0
-"""Seconds to wait for another writer of the file; less than a call may take, so that the error says what it waits for."""
+"""Seconds to wait for another writer of the file; less than a call may take, so that the error says why."""
 
 
 def database_url(url: str) -> URL:
@@ -48,14 +50,18 @@ def database_url(url: str) -> URL:
             raise ConfigError(
                 f"results {shown!r}: name a file, sqlite:///history.db; in memory each connection has its own"
             )
+        if not Path(str(parsed.database)).absolute().parent.is_dir():
+            raise ConfigError(f"results {shown!r}: there is no such folder; sqlite:////var/lib/x.db is from the root")
         return parsed.set(drivername="sqlite+aiosqlite")
     raise ConfigError(
         f"results {shown!r}: needs one of postgresql+asyncpg://, postgresql+psycopg://, sqlite:///, redis://"
     )
 
 
-def engine_for(url: str, *, pool_size: int = 2) -> AsyncEngine:
-    """An engine with few connections, made when they are needed. Nothing is shown of what it is given as data.
+def engine_for(url: str, *, pool_size: int = 3) -> AsyncEngine:
+    """An engine with few connections, made when they are needed: one for each of a worker's services that uses it.
+
+    Nothing is shown of what it is given as data.
 
     Raises:
         ConfigError, MissingDependency: as :func:`database_url`.
@@ -66,7 +72,7 @@ def engine_for(url: str, *, pool_size: int = 2) -> AsyncEngine:
         event.listen(engine.sync_engine, "connect", _set_up_sqlite)
         return engine
     parsed, options = _for_asyncpg(parsed) if parsed.drivername.endswith("asyncpg") else (parsed, {})
-    return create_async_engine(
+    engine = create_async_engine(
         parsed,
         connect_args=options,
         pool_size=pool_size,
@@ -75,10 +81,12 @@ def engine_for(url: str, *, pool_size: int = 2) -> AsyncEngine:
         pool_timeout=2,
         hide_parameters=True,
     )
+    event.listen(engine.sync_engine, "connect", note, insert=True)
+    return engine
 
 
 def _for_asyncpg(url: URL) -> tuple[URL, dict[str, Any]]:
-    """libpq's options, with which hosts of databases give their URLs, as asyncpg reads them: in a URL of its own."""
+    """Options of libpq, with which hosts of databases give their URLs, as asyncpg reads them: in a URL of its own."""
     libpq = {name: value for name, value in url.query.items() if name.startswith("ssl") and name != "ssl"}
     if "application_name" in url.query:
         libpq["application_name"] = url.query["application_name"]
@@ -92,3 +100,21 @@ def _set_up_sqlite(connection: Any, _: object) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.close()
+
+
+def autocommit(engine: AsyncEngine) -> AsyncEngine:
+    """The engine for single statements, each its own transaction.
+
+    It saves two round trips, and nothing stays locked while this process stands still, in a task that blocks its loop.
+    """
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def read_committed(engine: AsyncEngine) -> AsyncEngine:
+    """The engine for transactions that wait for a lock, and must then see what others have written before.
+
+    A database may have another default. SQLite has one writer, and no such thing.
+    """
+    if engine.dialect.name != "postgresql":
+        return engine
+    return engine.execution_options(isolation_level="READ COMMITTED")

@@ -11,21 +11,24 @@ from typing import Final
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from rqueue.results.sql import version
+from rqueue.results.sql.calls import call, connected, meaning
 from rqueue.results.sql.partitions import ensure_months
 from rqueue.results.sql.tables import INDEXES, POSTGRES_INDEXES, metadata
 from rqueue.results.sql.taskmeta import IN_THE_WAY, NAME, make_view
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
+_TIMEOUT_S: Final = 10.0
+_REFUSED: Final = "SELECT count(*) FROM rqueue_outbox WHERE batch LIKE 'refused: %'"
 _LOCK: Final = 0x727175657565  # any number that nobody else takes: "rqueue"
 
 
 async def current(engine: AsyncEngine) -> str | None:
     """The database's version; None where there are no tables yet."""
-    async with engine.connect() as connection:
-        return await version.current(connection)
+    return await call(engine, version.current, timeout_s=_TIMEOUT_S)
 
 
 async def upgrade(engine: AsyncEngine, revision: str = "head") -> list[str]:
@@ -48,11 +51,16 @@ async def downgrade(engine: AsyncEngine, revision: str) -> None:
 
 async def check(engine: AsyncEngine) -> list[str]:
     """What differs from what this release would make, as sentences; nothing where all is well."""
-    async with engine.connect() as connection:
-        found = await version.current(connection)
-        if complaint := version.complaint(found):
+
+    async def ask(connection: AsyncConnection) -> list[str]:
+        if complaint := version.complaint(await version.current(connection)):
             return [complaint]
-        return await connection.run_sync(_differences)
+        differences = await connection.run_sync(_differences)
+        if refused := (await connection.execute(text(_REFUSED))).scalar():
+            differences.append(f"{refused} rows of rqueue_outbox cannot be sent; their column batch says why")
+        return differences
+
+    return await call(engine, ask, timeout_s=_TIMEOUT_S)
 
 
 def _differences(connection: Connection) -> list[str]:
@@ -83,20 +91,21 @@ def indexes_of(table: str, dialect: str) -> Sequence[str]:
 @asynccontextmanager
 async def _alone(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """A transaction that no other of these runs beside."""
-    if engine.dialect.name == "postgresql":
-        async with engine.begin() as connection:
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-            yield connection
-        return
-    # The driver begins transactions as it sees fit, and not before it makes tables: it is told to leave that to us.
-    async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-        await connection.exec_driver_sql("BEGIN IMMEDIATE")
-        try:
-            yield connection
-        except BaseException:
-            await connection.exec_driver_sql("ROLLBACK")
-            raise
-        await connection.exec_driver_sql("COMMIT")
+    # SQLite's driver begins transactions as it sees fit, not before it makes tables: it is told to leave that to us.
+    is_postgres = engine.dialect.name == "postgresql"
+    begin = ("BEGIN", f"SELECT pg_advisory_xact_lock({_LOCK})") if is_postgres else ("BEGIN IMMEDIATE",)
+    try:
+        async with connected(engine.execution_options(isolation_level="AUTOCOMMIT")) as connection:
+            for statement in begin:
+                await connection.exec_driver_sql(statement)
+            try:
+                yield connection
+            except BaseException:
+                await connection.exec_driver_sql("ROLLBACK")
+                raise
+            await connection.exec_driver_sql("COMMIT")
+    except (DBAPIError, OSError) as exc:
+        raise meaning(exc) from exc
 
 
 def _config(connection: Connection) -> Config:

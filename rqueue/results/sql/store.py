@@ -14,6 +14,7 @@ from rqueue.results.sql import version
 from rqueue.results.sql.calls import TIMEOUT_S, Refused, call, close
 from rqueue.results.sql.engine import engine_for
 from rqueue.results.sql.tables import FIELDS, jobs, row_from
+from rqueue.results.sql.upkeep import tidy
 from rqueue.results.sql.upsert import encoded, least, statement, storable
 
 
@@ -68,6 +69,10 @@ class SqlStore:
             return None if found is None else row_from(found)
 
         return await call(self._writing, work, timeout_s=self._timeout_s)
+
+    async def tidy(self, retention_s: float | None, *, keep_failures: bool = False) -> int:
+        """Do what is due: see :func:`~rqueue.results.sql.upkeep.tidy`."""
+        return await tidy(self.engine, retention_s, keep_failures=keep_failures)
 
     async def close(self) -> None:
         """Close its connections."""

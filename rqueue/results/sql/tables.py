@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
-    Boolean,
     Column,
     DateTime,
     Dialect,
@@ -105,12 +104,13 @@ def milliseconds(moment: datetime) -> int:
 hours = Table(
     "rqueue_hours",
     metadata,
+    Column("span", SmallInteger, primary_key=True),  # hours that it counts: 1, or the 24 of a day in UTC
     Column("hour", Moment, primary_key=True),
     Column("task", Text, primary_key=True),
     Column("succeeded", BigInteger, nullable=False),
     Column("failed", BigInteger, nullable=False),
     Column("revoked", BigInteger, nullable=False),
-    Column("waits", Text, nullable=False),  # JSON: how many fell into which bucket
+    Column("waits", Text, nullable=False),  # JSON: bucket, count, bucket, count, …: see rqueue.results.tally
     Column("runs", Text, nullable=False),
 )
 
@@ -125,9 +125,9 @@ outbox = Table(
     "rqueue_outbox",
     metadata,
     Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("namespace", Text, nullable=False),
     Column("job_id", Text, nullable=False),
     Column("queue", Text, nullable=False),
-    Column("is_custom", Boolean, nullable=False),
     Column("level", SmallInteger, nullable=False),
     Column("due", Text, nullable=False),
     Column("message", LargeBinary, nullable=False),
@@ -140,8 +140,8 @@ outbox = Table(
 INDEXES: Final = {
     "rqueue_jobs": tuple(
         f"rqueue_jobs_{name}"
-        for name in ("finished", "task", "queue", "state", "state_task", "state_queue", "parent", "root")
+        for name in ("finished", "task", "queue", "state", "state_task", "state_queue", "parent", "root", "recorded")
     ),
-    "rqueue_outbox": ("rqueue_outbox_batch",),
+    "rqueue_outbox": tuple(f"rqueue_outbox_{name}" for name in ("waiting", "batch", "marked")),
 }
 POSTGRES_INDEXES: Final = {"rqueue_jobs": ("rqueue_jobs_words", "rqueue_jobs_date_done")}

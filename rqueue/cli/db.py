@@ -1,0 +1,98 @@
+"""``rqueue db``: the tables of the database in which history is kept, and of the outbox."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import typer
+
+from rqueue.cli import options
+from rqueue.cli.exits import MEANINGS, Code
+from rqueue.cli.lookup import find_keeper
+from rqueue.cli.output import show_json
+from rqueue.errors import ConfigError, MissingDependency
+from rqueue.results.stores import is_redis
+
+T = TypeVar("T")
+
+commands = typer.Typer(help="The tables of the database that keeps history.", no_args_is_help=True)
+
+
+@commands.command(epilog=MEANINGS)
+def upgrade(app: options.App = None, results: options.Results = None, json: options.Json = False) -> None:
+    """Make the tables, or bring them up to date; may be repeated, and run by several deployments at once."""
+    schema, version = _modules()
+    warnings = _of_each(app, results, schema.upgrade)
+    if json:
+        show_json({"version": version.VERSION, "databases": warnings})
+        return
+    for shown, some in warnings.items():
+        typer.echo(f"{shown}: version {version.VERSION}")
+        for warning in some:
+            typer.echo(f"rqueue: {warning}", err=True)
+
+
+@commands.command(epilog=MEANINGS)
+def current(app: options.App = None, results: options.Results = None, json: options.Json = False) -> None:
+    """Show the version of the tables, and the one that this rqueue needs."""
+    schema, version = _modules()
+    found = _of_each(app, results, schema.current)
+    if json:
+        show_json({"version": version.VERSION, "databases": found})
+        return
+    for shown, one in found.items():
+        typer.echo(f"{shown}: version {one or 'none'}, {version.complaint(one) or 'the newest'}")
+
+
+@commands.command(epilog=MEANINGS)
+def check(app: options.App = None, results: options.Results = None, json: options.Json = False) -> None:
+    """Say what differs from the tables that this rqueue would make; the exit code is 1 if something does."""
+    schema, version = _modules()
+    differences = _of_each(app, results, schema.check)
+    if json:
+        show_json({"version": version.VERSION, "databases": differences})
+    else:
+        for shown, some in differences.items():
+            for difference in some or ["nothing differs"]:
+                typer.echo(f"{shown}: {difference}")
+    if any(differences.values()):
+        raise typer.Exit(Code.FAILED)
+
+
+def _modules() -> tuple[Any, Any]:
+    try:
+        from rqueue.results.sql import schema, version
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").partition(".")[0] not in ("sqlalchemy", "alembic"):
+            raise
+        raise MissingDependency("pip install rqueue[sql]") from None
+    return schema, version
+
+
+def _of_each(app: str | None, results: str | None, function: Callable[[Any], Awaitable[T]]) -> dict[str, T]:
+    """What a function says of each of the app's databases, by their URLs without passwords."""
+    from rqueue.results.sql.engine import engine_for
+
+    async def ask() -> dict[str, T]:
+        said = {}
+        for url in _urls(app, results):
+            engine = engine_for(url)
+            try:
+                said[engine.url.render_as_string(hide_password=True)] = await function(engine)
+            finally:
+                await engine.dispose()
+        return said
+
+    return asyncio.run(ask())
+
+
+def _urls(app: str | None, results: str | None) -> list[str]:
+    kept = find_keeper(app, results).config.results
+    if kept is None:
+        raise ConfigError("the app keeps no history: give RQueue(results='postgresql+asyncpg://…'), or --results")
+    urls = [url for url in (kept.url, kept.outbox) if url is not None and not is_redis(url)]
+    if not urls:
+        raise ConfigError("results: a Redis has no tables, there is nothing to do")
+    return list(dict.fromkeys(urls))
