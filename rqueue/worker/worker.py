@@ -316,7 +316,7 @@ class Worker:
         return *services, self._relay, *keepers
 
     def _outbound(self) -> tuple[Settler | Recorder | Drainer | Archive, ...]:
-        if self._archive is None or self._recorder is None:
+        if self._archive is None or self._recorder is None or self._drainer is None:
             return (self._settler,)
         return self._settler, self._recorder, self._drainer, self._archive
 
@@ -368,6 +368,7 @@ class Worker:
         client, broker, clock, results = self._client, self._broker, self._broker.clock, self._client.config.results
         self._archive: Archive | None = None
         self._recorder: Recorder | None = None
+        self._drainer: Drainer | None = None
         if results is None:
             return
         self._archive = archive = Archive(client.session().store(), clock.now_ms)
@@ -431,6 +432,8 @@ class Worker:
             self._settler,
             fetcher,
             executor,
+            self._recorder,
+            self._drainer,
         )
         serves = self._parent.serves
         commands = Commands(client.keys, client.tasks, inflight, fetcher, executor, self.resize, self.stop, serves)

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from rqueue.broker.endpoint import redacted
 from rqueue.errors import ConfigError, MissingDependency
+from rqueue.results.sql.calls import note
 
 INSTALL: Final = "pip install rqueue[sql]"
 _POSTGRES_DRIVERS: Final = ("asyncpg", "psycopg")
@@ -71,7 +72,7 @@ def engine_for(url: str, *, pool_size: int = 3) -> AsyncEngine:
         event.listen(engine.sync_engine, "connect", _set_up_sqlite)
         return engine
     parsed, options = _for_asyncpg(parsed) if parsed.drivername.endswith("asyncpg") else (parsed, {})
-    return create_async_engine(
+    engine = create_async_engine(
         parsed,
         connect_args=options,
         pool_size=pool_size,
@@ -80,6 +81,8 @@ def engine_for(url: str, *, pool_size: int = 3) -> AsyncEngine:
         pool_timeout=2,
         hide_parameters=True,
     )
+    event.listen(engine.sync_engine, "connect", note, insert=True)
+    return engine
 
 
 def _for_asyncpg(url: URL) -> tuple[URL, dict[str, Any]]:
