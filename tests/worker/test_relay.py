@@ -188,6 +188,7 @@ async def test_nothing_is_seen_before_the_commit(office):
     assert await office.enqueued() == [first.id, *second]
 
 
+@pytest.mark.timeout(600 if IS_LONG else 60)
 @settings(
     max_examples=100 if IS_LONG else 12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
