@@ -226,9 +226,8 @@ async def test_the_options_and_the_foreign_producer_of_the_readme(unpack, redis_
 def test_the_commands_of_the_readme_are_those_of_the_program():
     def names(group: object, before: str) -> Iterator[str]:
         for name, each in getattr(group, "commands", {}).items():
-            if getattr(each, "commands", None):
-                yield from names(each, f"{before} {name}")
-            else:
+            yield from names(each, f"{before} {name}")
+            if not getattr(each, "commands", None) or each.invoke_without_command:
                 yield f"{before} {name}"
 
     told = re.findall(r"^\| `(rqueue [a-z ]+)` \|", README.read_text(encoding="utf-8"), re.MULTILINE)
