@@ -18,12 +18,14 @@ from rqueue.errors import MalformedMessage
 from rqueue.policy.clock import elapsed_s
 from rqueue.wire.keys import MAIN, shown
 from rqueue.wire.message import Call
+from rqueue.worker.drainer import Drainer
 from rqueue.worker.executor import Executor
 from rqueue.worker.fetcher import Fetcher
 from rqueue.worker.heart import Heart
 from rqueue.worker.inflight import ClaimedJob, Inflight, Phase
 from rqueue.worker.lease import Lease, this_host
 from rqueue.worker.life import memory_bytes
+from rqueue.worker.recorder import Recorder
 from rqueue.worker.settler import Settler
 
 SCHEDULED_SHOWN: Final = 100
@@ -43,6 +45,7 @@ class Inspection:
     Args:
         broker, app, config, tasks: what the worker was made with.
         inflight, lease, heart, settler, fetcher, executor: its parts.
+        recorder, drainer: what it has beside them where the app has a result store.
     """
 
     broker: Broker
@@ -55,6 +58,8 @@ class Inspection:
     settler: Settler
     fetcher: Fetcher
     executor: Executor
+    recorder: Recorder | None = None
+    drainer: Drainer | None = None
     started_s: float = field(default_factory=elapsed_s)
 
     def verbs(self) -> dict[str, Callable[..., Any]]:
@@ -135,12 +140,28 @@ class Inspection:
             "total": ended,
             "lost": self.settler.lost,
             "dropped": self.settler.dropped,
+            **self._results(),
             "stalls": {"count": self.heart.stalls, "last": [_stall(asdict(each)) for each in self.heart.last_stalls]},
             "lease": self.lease.lease_s,
             "lease_age": round(self.lease.age_s, 3),
             "fetched": self.fetcher.fetched_ms / 1000,
             "rss": memory_bytes() or None,
             "redis": self.broker.endpoint.shown,
+        }
+
+    def _results(self) -> dict[str, Any]:
+        """What became of the rows for the result store, and since when that is away."""
+        if self.recorder is None or self.drainer is None:
+            return {}
+        since = self.recorder.away_since
+        return {
+            "results": {
+                "recorded": self.recorder.recorded,
+                "spooled": self.recorder.spooled,
+                "drained": self.drainer.drained,
+                "dropped": self.recorder.dropped + self.drainer.dropped,
+                "away_since": None if since is None else since / 1000,
+            }
         }
 
     def active_queues(self) -> list[dict[str, Any]]:

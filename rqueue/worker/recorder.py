@@ -72,6 +72,11 @@ class Recorder:
         self._waits = Recurring()
         self.recorded = self.spooled = self.dropped = 0
 
+    @property
+    def away_since(self) -> int | None:
+        """Since when the result store is away, in ms since the epoch; None while it is there."""
+        return self._archive.away_since
+
     async def run(self) -> None:
         """Record until cancelled."""
         wake = self._inflight.signals.settle

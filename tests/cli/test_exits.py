@@ -15,6 +15,7 @@ CODES = [
     (NoApp("none"), Code.USAGE),
     (errors.MessageTooLarge("large"), Code.USAGE),
     (errors.MissingDependency("pip"), Code.USAGE),
+    (errors.SchemaMismatch("upgrade"), Code.USAGE),
     (errors.BrokerUnavailable("away"), Code.REDIS),
     (errors.BrokerFull("full"), Code.REDIS),
     (errors.EnqueueUnknown(["1"]), Code.REDIS),

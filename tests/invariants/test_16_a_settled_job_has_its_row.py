@@ -1,8 +1,8 @@
 """Invariant 16, a settled job has its row: in the result store, or waiting for it in Redis; and no job has two.
 
 Workers are killed at each moment between a run's end and its settle, and while they drain; so is the database. Seen to
-fail with `Recorder` handing a batch on before it was written, with it not pushing into the spool what the store did not
-take, with `Drainer` taking a page away before it was written, and with `replaces` always true.
+fail with `Recorder` handing a batch on before it was written, with `Drainer` taking a page away before it was written,
+and with the store's upsert replacing whatever it finds.
 """
 
 import asyncio
@@ -19,9 +19,11 @@ import asyncpg
 import pytest
 
 from rqueue import RQueue
+from rqueue.broker.broker import Broker
 from rqueue.results.entry import Entry
 from rqueue.results.sql import schema
 from rqueue.results.sql.engine import engine_for
+from rqueue.results.sql.store import SqlStore
 from rqueue.wire.record import state_of
 from rqueue.wire.state import FINAL
 from rqueue.worker.reaper import for_operators
@@ -183,3 +185,70 @@ async def test_a_frozen_worker_overwrites_nothing(doomed, redis_url, database):
         os.kill(pid, signal.SIGCONT)
         assert await doomed.heard() == "0"
         assert sorted(await rows_in(database, [job.id for job in jobs])) == sorted(before)
+
+
+DATABASE_WINDOWS = ["write before", "write sent", "write after", "drain before", "drain sent", "drain after"]
+
+
+@pytest.mark.parametrize("round_", range(10 if LONG else 1))
+async def test_the_database_is_killed(new_postgres, redis_url, monkeypatch, round_):
+    """At each window, under jobs that go on. Workers do not stop for it; all rows are there once it is back."""
+    random.seed(round_ if LONG else None)
+    server = new_postgres()
+    url = server.url()
+    await upgrade(url)
+    monkeypatch.setattr("rqueue.worker.archive.LONGEST_PAUSE_S", 0.1)
+    strikes: list[str] = []
+
+    async def strike(moment: str) -> None:
+        if strikes == [moment]:
+            strikes[:] = ["under way"]
+            await asyncio.to_thread(server.kill)
+            strikes.clear()
+
+    def around(name: str, owner: type, only) -> None:
+        real = getattr(owner, name)
+
+        async def call(self, *arguments, **more):
+            what = only(*arguments)
+            await strike(f"{what} before")
+            # Some turns of the loop: some milliseconds, or none, of the statement's way.
+            task = asyncio.ensure_future(real(self, *arguments, **more))
+            for _ in range(random.randint(1, 40)):
+                await asyncio.sleep(0)
+            await strike(f"{what} sent")
+            answer = await task
+            await strike(f"{what} after")
+            return answer
+
+        monkeypatch.setattr(owner, name, call)
+
+    around("save", SqlStore, lambda _: "write")
+    around("unspool", Broker, lambda _, __, written: "drain" if written else "look")
+    async with make_app(redis_url, url) as app:
+        broker, keys, ids, states = app.session().broker, app.keys.queue("default"), [], {}
+        async with app.worker(concurrency=5, lease=1) as worker, asyncio.timeout(60):
+            for window in DATABASE_WINDOWS:
+                if window.startswith("drain"):
+                    await asyncio.to_thread(server.kill)  # so that something waits
+                else:
+                    strikes.append(window)
+                jobs = await enqueued(app)
+                await worker.drain(scheduled=True)
+                ids += [job.id for job in jobs]
+                states |= {job.id: "FAILURE" if number % 5 == 0 else "SUCCESS" for number, job in enumerate(jobs)}
+                assert await settled(app, ids) == states
+                assert strikes == []
+                if window.startswith("drain"):
+                    strikes.append(window)
+                await asyncio.to_thread(server.start)
+                while strikes:
+                    await asyncio.sleep(0.01)
+                if window.startswith("drain"):
+                    await asyncio.to_thread(server.start)
+                await has_its_row(app, url, ids)
+                while worker._archive.away_since is not None or (await broker.spooled(keys)).entries:
+                    await asyncio.sleep(0.01)
+        rows = await rows_in(url, ids)
+        assert len(rows) == len(ids)
+        assert {job_id: state for job_id, state, _ in rows} == states

@@ -9,9 +9,12 @@ from rqueue import RQueue, TimeLimitExceeded
 from rqueue.broker.broker import Broker
 from rqueue.broker.endpoint import Endpoint
 from rqueue.config import WorkerConfig
+from rqueue.errors import BrokerForbidden
+from rqueue.results.entry import Entry
 from rqueue.supervisor.custody import Custody, introduction
 from rqueue.wire.keys import Keys
 from rqueue.wire.message import Header
+from rqueue.wire.record import state_of
 from rqueue.worker.board import Noted
 
 LEASE_S = 300.0
@@ -217,3 +220,42 @@ async def test_ends_are_told_where_the_app_has_hooks(app, broker, dead):
             await custody.close()
         assert sorted((each["id"], each["letter"] is not None) for each in told) == expected
         app.on_dead(lambda outcome: None)
+
+
+@pytest.mark.parametrize(("task", "state"), [("plain", "FAILURE"), ("again", "RETRY")])
+async def test_how_an_overdue_job_ended_waits_for_the_result_store(custody, broker, dead, task, state):
+    """A supervisor has no store of its own. Breaks when a job that outran its limit has no row."""
+    keys = broker.keys.queue("default")
+    await broker.spool(keys, [], 10_000)
+    worker = await dead(message("late", task), started=["late"])
+    await custody.take_back(worker, uncharged=True, overdue=[Noted(1.0, "default", "late")])
+    (data,) = await broker._link.call(b"LRANGE", keys.spool, 0, -1)
+    entry = Entry.decode(data)
+    assert (entry.id, entry.message, state_of(entry.record)) == ("late", message("late", task), state)
+
+
+async def test_a_spool_that_takes_nothing_keeps_no_job_from_its_end(custody, app, broker, dead, monkeypatch):
+    """Redis is full, or its ACL older. Breaks when the supervisor tries for ever."""
+
+    async def refuse(*_):
+        raise BrokerForbidden("NOPERM")
+
+    monkeypatch.setattr(custody._broker, "spool", refuse)
+    worker = await dead(message("late"), started=["late"])
+    await custody.take_back(worker, uncharged=True, overdue=[Noted(1.0, "default", "late")])
+    async with app:
+        assert (await app.job("late", "default").info()).state == "FAILURE"
+
+
+@pytest.mark.parametrize("results", [None, "sqlite+aiosqlite:///never.db"])
+async def test_beside_a_result_store_redis_keeps_no_end_for_ever(url, broker, dead, results):
+    """As its workers do. Breaks when what a supervisor ends stays in Redis."""
+    app = RQueue(url, results=results, result_ttl=None)
+    app.task(name="plain", max_retries=0)(lambda: None)
+    config = WorkerConfig(queues=("default",), lease_s=LEASE_S)
+    custody = Custody(json.loads(json.dumps(introduction(app, config))), config)
+    worker = await dead(message("late"), started=["late"])
+    await custody.take_back(worker, uncharged=True, overdue=[Noted(1.0, "default", "late")])
+    ttl = await broker._link.call(b"TTL", broker.keys.queue("default").result("late"))
+    assert ttl == -1 if results is None else 3500 < ttl <= 3600
+    await custody.close()

@@ -6,6 +6,7 @@ import pytest
 
 from rqueue.broker.broker import Done
 from rqueue.errors import BrokerError, BrokerUnavailable
+from rqueue.results.entry import Entry
 from rqueue.wire.record import decode_record
 from rqueue.worker.reaper import for_operators
 
@@ -290,3 +291,49 @@ async def test_a_node_that_is_away_keeps_no_other_queues_jobs_of_a_dead_process(
     assert await broker.length(dead["away"].keys, 0) == 0
     broker.condemn = condemn
     assert await worker.reaper.take_back("ghost") == 1
+
+
+# What waits for a result store
+
+
+@pytest.fixture
+async def store_known(broker, keys):
+    """A worker with a result store serves the queue."""
+    await broker.spool(keys, [], 10_000)
+
+
+async def waiting_for_the_store(broker, keys):
+    return [Entry.decode(data) for data in await broker._link.call(b"LRANGE", keys.spool, 0, -1)]
+
+
+async def test_how_a_lost_job_ended_waits_for_the_store(parts, ghost, broker, keys, message, store_known):
+    """Breaks when a poison pill has no row."""
+    worker, dead = parts(), await ghost(broker)
+    await broker._link.call(b"SADD", keys.jobs, "pill")
+    await worker.push(message("pill", losses=2))
+    (raw,) = await dead.claim()
+    await dead.start("pill")
+    await dead.die()
+    for _ in range(2):
+        await worker.reaper.tick()
+    (entry,) = await waiting_for_the_store(broker, keys)
+    assert (entry.id, entry.message) == ("pill", raw)
+    assert decode_record(entry.record)["error"]["type"] == "WorkerLost"
+
+
+async def test_what_is_known_of_an_early_job_waits_for_the_store(parts, ghost, broker, keys, message, store_known):
+    """Its message is gone; its record has said what it is since it started. Breaks when its row is another job's."""
+    worker, dead = parts(), await ghost(broker)
+    await broker._link.call(b"SADD", keys.jobs, "early")
+    await worker.push(message("early"))
+    (raw,) = await dead.claim()
+    await dead.start("early")
+    told = b'{"state":"STARTED","task":"t","worker":"ghost","enqueued":5,"started":6,"parent_id":"p"}'
+    await broker.ack(keys, dead.id, 1, 1, [Done(raw, "early", told, "60")])
+    await dead.die()
+    for _ in range(2):
+        await worker.reaper.tick()
+    (entry,) = await waiting_for_the_store(broker, keys)
+    fields = decode_record(entry.record)
+    assert (fields["state"], fields["task"], fields["enqueued"], fields["started"]) == ("FAILURE", "t", 5, 6)
+    assert (fields["parent_id"], fields["error"]["type"]) == ("p", "WorkerLost")

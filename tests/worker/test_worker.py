@@ -10,7 +10,7 @@ import pytest
 
 from rqueue import Depends, JobExpired, JobFailed, JobNotFound, Queue, RQueue, StartupFailed
 from rqueue.broker.durable import DurableBroker
-from rqueue.errors import BrokerUnavailable, ConfigError
+from rqueue.errors import BrokerUnavailable, ConfigError, SchemaMismatch
 from rqueue.wire.message import Message
 from rqueue.wire.state import State
 
@@ -1328,3 +1328,126 @@ async def test_what_a_worker_sends_to_another_queue_is_as_durable_as_what_is_enq
     """Breaks when a job that moves between masters is let go of here before it is confirmed there."""
     async with RQueue(redis_url, durability=durability).worker() as worker:
         assert isinstance(worker._broker, DurableBroker) is (durability == "replicated")
+
+
+# With a result store
+
+
+@pytest.fixture
+def recorded_app(url, store):
+    return RQueue(url, results="sqlite+aiosqlite:///never.db", result_ttl=None)
+
+
+@pytest.fixture
+def brief(recorded_app):
+    """Tasks that end in each way."""
+
+    @recorded_app.task(name="t", bind=True, max_retries=1, default_retry_delay=0)
+    async def t(self, how=""):
+        if how == "fail" or (how == "retry" and not self.request.retries):
+            raise self.retry(exc=ValueError(how)) if how == "retry" else ValueError(how)
+        return how
+
+    @recorded_app.task(name="early", acks_late=False)
+    async def early():
+        return 1
+
+    @recorded_app.task(name="quiet", ignore_result=True)
+    async def quiet():
+        return "not told"
+
+    return t
+
+
+async def test_every_end_is_in_the_result_store(recorded_app, brief, store, broker, stored):
+    """Also of jobs that never ran. Breaks when one way to end passes by the recorder."""
+    past = datetime(2000, 1, 1, tzinfo=UTC)
+    async with recorded_app as app:
+        jobs = {
+            "SUCCESS": [
+                await brief.enqueue("x"),
+                await brief.enqueue("retry"),
+                await app.tasks.find("early").enqueue(),
+            ],
+            "FAILURE": [await brief.enqueue("fail")],
+            "REVOKED": [await brief.options(expires=past).enqueue()],
+        }
+        jobs["SUCCESS"].append(await app.tasks.find("quiet").enqueue())
+        await broker._link.call(b"LPUSH", b"rqueue:{default}", b"rubbish")
+        async with app.worker() as worker:
+            await worker.drain(scheduled=True)
+            ids = {job.id: state for state, some in jobs.items() for job in some}
+            assert {job_id: state for job_id, state in store.states.items() if job_id in ids} == ids
+            assert len(store.rows) == len(ids) + 1  # and the one that cannot be read
+            rows = {row.id: row for row in store.rows.values()}
+            retried = rows[jobs["SUCCESS"][1].id]
+            assert (retried.attempts, retried.result) == (2, '"retry"')
+            assert rows[jobs["SUCCESS"][3].id].result is None
+            stats = worker._verbs()["stats"]()["results"]
+            assert (stats["recorded"], stats["dropped"], stats["away_since"]) == (8, 0, None)
+    assert store.is_closed
+    left = {name.removeprefix("~rqueue:{default}:") for name in await stored(broker) if name.startswith("~")}
+    assert {name for name in left if name.startswith("result:")} == {
+        f"result:{job_id}" for job_id in rows if job_id != jobs["SUCCESS"][3].id
+    }  # each with a TTL, though the app has none
+
+
+async def test_beside_a_store_redis_keeps_no_result_for_ever(recorded_app, brief, store, broker):
+    """Breaks when Redis fills with what is in the database."""
+    async with recorded_app as app, app.worker() as worker:
+        job = await brief.enqueue("x")
+        waiting = await brief.options(countdown=60).enqueue("x")
+        await waiting.cancel()
+        await worker.drain()
+        for each in (job, waiting):
+            ttl = await broker._link.call(b"TTL", app.keys.queue("default").result(each.id))
+            assert 3500 < ttl <= 3600
+
+
+async def test_with_tables_that_it_does_not_know_a_worker_does_not_start(recorded_app, store, broker):
+    """Breaks when it takes jobs first, or starts all the same."""
+    store.mismatch = True
+    with pytest.raises(SchemaMismatch, match="rqueue db upgrade"):
+        async with recorded_app as app, app.worker():
+            pytest.fail("it has started")
+    assert await broker.queues() == []
+    assert store.is_closed
+
+
+async def test_a_worker_starts_and_works_without_its_database(recorded_app, brief, store, broker, until, log):
+    """And writes all of it once it is back, with what was cancelled meanwhile. Breaks when a worker waits for it."""
+    store.is_away = True
+    keys = broker.keys.queue("default")
+    async with recorded_app as app, app.worker(lease=1) as worker:
+        job, other = await brief.enqueue("x"), await brief.options(countdown=60).enqueue("y")
+        await worker.drain()
+        assert await job.result(5) == "x"
+        assert str(await other.cancel()) == "removed"
+        assert (await broker.spooled(keys)).entries == 2
+        assert log.of("result store away, results wait in redis")
+        store.is_away = False
+        await until(lambda: len(store.rows) == 2)
+        assert store.states == {job.id: "SUCCESS", other.id: "REVOKED"}
+    assert store.batches == [[job.id, other.id]]
+
+
+async def test_a_stop_waits_for_the_rows_of_what_has_ended(recorded_app, brief, store, broker, held_in):
+    """Breaks when a worker leaves with ends that are neither recorded nor settled."""
+    store.gate.clear()
+    async with recorded_app as app:
+        worker = app.worker()
+        async with worker:
+            job = await brief.enqueue("x")
+            await store.saving.wait()
+            worker.stop()
+            store.gate.set()
+        assert store.states == {job.id: "SUCCESS"}
+        assert (await job.info()).state == "SUCCESS"
+
+
+async def test_without_results_a_worker_makes_no_session_and_no_recorder(url):
+    """Breaks when a plain worker holds more connections than it did."""
+    app = RQueue(url)
+    async with app.worker() as worker:
+        assert worker._outbound() == (worker._settler,)
+        assert app._sessions == {}
