@@ -17,8 +17,8 @@ async def some_of_all(stage: Stage, seconds: float) -> None:
     """The database is killed, and stands still; a worker's process is killed while it is away."""
     stage.server()
     postgres = await asyncio.to_thread(stage.database)
-    group = stage.work("--processes", "2", "-c", "10", "--lease", "2")
-    stage.produce(count=1, rate=60, mix={"quick": 0.7, "flaky": 0.2, "failing": 0.1})
+    group = stage.work("-c", "10", "--lease", "2")
+    stage.produce(count=1, rate=40, mix={"quick": 0.7, "flaky": 0.2, "failing": 0.1})
     await stage.first_jobs()
     with stage.fault("store frozen", pids=()):
         database = results.processes(postgres)
@@ -33,6 +33,7 @@ async def some_of_all(stage: Stage, seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
+@pytest.mark.timeout(120)  # four processes start one after the other
 async def test_what_befalls_the_database_costs_no_row(tmp_path):
     """Fails when what ended while it was away is not written later, or is written twice, or not as it ended."""
     scenario = Scenario("some of all", "", "", some_of_all, lacks=results.lacks)
