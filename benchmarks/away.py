@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +30,7 @@ SHARE = 0.3
 """Of the rate of a drain, as a steady load: the producer needs its own part of the cores."""
 PHASE_S, QUICK_PHASE_S = 10.0, 4.0
 AMPLE = 1.3  # so many more jobs than a drain at the measured rate needs, so that they last until the end
-SAMPLE_JOBS = 10_000
+SAMPLE_JOBS = 20_000
 LOOK_S = 0.2
 END_S = 300.0
 SPOOL = "rqueue:{default}:spool"
@@ -82,13 +83,14 @@ def measure(
         "frozen": Trouble(databases.freeze, databases.thaw, *times),
         "killed": Trouble(databases.kill, databases.restart, *times),
     }
+    capacities = {contender.name: capacity_of(contender, databases) for contender in contenders}
     for number in range(1, chosen.rounds + 1):
         for fault, trouble in faults.items():
             for load, title in TITLES.items():
                 workload = f"away-{fault}-{load}"
                 results.machine[workload] = f"PostgreSQL {fault} for {chosen.away_seconds:g} s, {title}"
                 for contender in contenders:
-                    run = run_one(contender, workload, number, trouble, databases)
+                    run = run_one(contender, workload, number, capacities[contender.name], trouble, databases)
                     results.runs.append(run)
                     print(run.workload, run.contender, run.error or run.values, flush=True)
                 results.took_minutes = round((time.monotonic() - start) / 60, 1)
@@ -97,42 +99,53 @@ def measure(
     results.save(path)
 
 
-def run_one(contender: Contender, workload: str, number: int, trouble: Trouble, databases: Databases) -> Run:
+def run_one(
+    contender: Contender, workload: str, number: int, capacity: float, trouble: Trouble, databases: Databases
+) -> Run:
     """One run, with a database of its own."""
-    setup = Setup(url="", workload=workload)
+    play = _full if workload.endswith("full") else _steady
     try:
-        with databases.fresh(contender) as database, Stage(contender, replace(setup, results=database.url)) as stage:
-            capacity = _capacity(stage)
-            play = _full if workload.endswith("full") else _steady
+        with _stage(contender, workload, databases) as (stage, database):
             return Run(contender.name, workload, number, play(stage, database, capacity, trouble))
     except (RunFailed, EmbeddedServerError, NoPostgres, redis.RedisError, SQLAlchemyError) as failure:
         return Run(contender.name, workload, number, {}, str(failure))
 
 
-def _capacity(stage: Stage) -> float:
-    """Jobs a second that a worker drains, which stays."""
-    stage.ask("fill", task="noop", count=SAMPLE_JOBS)
-    stage.start_worker()
-    if not stage.wait(lambda: stage.records.count() >= SAMPLE_JOBS, START_S, FIRST_POLL_S):
-        raise stage.failed("the first jobs were not done")
-    _settled(stage)
-    runs = stage.records.read()
-    return len(runs) / (runs[-1].at - runs[0].at)
+def capacity_of(contender: Contender, databases: Databases) -> float:
+    """Jobs a second that a worker drains, by a short drain."""
+    with _stage(contender, "capacity", databases) as (stage, _):
+        stage.ask("fill", task="noop", count=SAMPLE_JOBS)
+        stage.start_worker()
+        if not stage.wait(lambda: stage.records.count() >= SAMPLE_JOBS, START_S, FIRST_POLL_S):
+            raise stage.failed("the first jobs were not done")
+        if not stage.wait(lambda: stage.contender.unsettled(stage.redis) == 0, START_S, FIRST_POLL_S):
+            raise stage.failed("the first jobs were not settled")
+        return SAMPLE_JOBS / (time.time() - stage.records.read()[0].at)
+
+
+@contextmanager
+def _stage(contender: Contender, workload: str, databases: Databases) -> Iterator[tuple[Stage, Database]]:
+    setup = Setup(url="", workload=workload)
+    with databases.fresh(contender) as database, Stage(contender, replace(setup, results=database.url)) as stage:
+        yield stage, database
 
 
 def _full(stage: Stage, database: Database, capacity: float, trouble: Trouble) -> dict[str, Any]:
     jobs = int(capacity * AMPLE * (2 * trouble.phase_s + trouble.away_s))
-    stage.freeze()
     stage.ask("fill", task="noop", count=jobs, patience_s=END_S)
-    stage.thaw()
-    return _away(stage, database, trouble, lambda: SAMPLE_JOBS + jobs)
+    stage.start_worker()
+    if not stage.wait(lambda: stage.records.count() > 0, START_S, FIRST_POLL_S):
+        raise stage.failed("no job ran")
+    return _away(stage, database, trouble, lambda: jobs)
 
 
 def _steady(stage: Stage, database: Database, capacity: float, trouble: Trouble) -> dict[str, Any]:
+    stage.start_ready(1)
+    already = stage.records.count()
     seconds, rate = 2 * trouble.phase_s + trouble.away_s + 2, SHARE * capacity
     with ThreadPoolExecutor(1) as asking:
         load = asking.submit(stage.ask, "load", rate=rate, seconds=seconds, seed=1, patience_s=seconds + END_S)
-        values = _away(stage, database, trouble, lambda: SAMPLE_JOBS + load.result(END_S)["count"], waits=True)
+        values = _away(stage, database, trouble, lambda: already + load.result(END_S)["count"], waits=True)
     return {"offered": rate, **values}
 
 
@@ -153,7 +166,7 @@ def _away(
     jobs = count()
     stage.wait(lambda: watch.look() >= 0 and stage.records.count() >= jobs, END_S, LOOK_S)
     is_settled = stage.wait(lambda: watch.look() == 0 and stage.contender.unsettled(stage.redis) == 0, END_S, LOOK_S)
-    runs = stage.records.read(SAMPLE_JOBS)
+    runs = stage.records.read()
     rows, ids = database.kept()
     values: dict[str, Any] = {
         "jobs": jobs,
@@ -187,8 +200,3 @@ def _phase(name: str, runs: Sequence[Ran], start: float, end: float) -> dict[str
 def _watch(stage: Stage, watch: Watch, seconds: float) -> None:
     over = time.monotonic() + seconds
     stage.wait(lambda: watch.look() >= 0 and time.monotonic() > over, seconds + LOOK_S, LOOK_S)
-
-
-def _settled(stage: Stage) -> None:
-    if not stage.wait(lambda: stage.contender.unsettled(stage.redis) == 0, START_S, FIRST_POLL_S):
-        raise stage.failed("the first jobs were not settled")

@@ -77,7 +77,7 @@ SELECT md5(n::text), enqueued, task, queue, CASE WHEN h % 10 = 0 THEN 8 END, sta
     CASE WHEN error IS NOT NULL THEN json_build_array(json_build_array(1790000000000, error)) END, now()
 FROM (
     SELECT n, h, task, enqueued, wait_ms, run_ms, CASE WHEN n % 100 BETWEEN 1 AND 9 THEN md5((n / 100 * 100)::text) END
-        AS parent, ('{_QUEUES}'::text[])[1 + place % 5] AS queue, state,
+        AS parent, ('{_QUEUES}'::text[])[1 + CASE WHEN place < 49 THEN place % 4 ELSE 4 END] AS queue, state,
         CASE WHEN state IN ('FAILURE', 'RETRY') THEN ('{_ERRORS}'::text[])[1 + h / 11 % 5] END AS error
     FROM (
         SELECT n, h, place,
@@ -104,6 +104,7 @@ class Question:
         is_deep: it goes on in the middle of history, where another page ended.
         sql: a statement of somebody else's, in place of conditions.
         show: the id of a job that is shown, in place of conditions.
+        index: the columns of the index that answers it.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Question:
     is_deep: bool = False
     sql: str = ""
     show: str = ""
+    index: str = "finished_id"
 
 
 PARENT = hashlib.md5(b"500").hexdigest()
@@ -118,43 +120,52 @@ CHILD = hashlib.md5(b"501").hexdigest()
 QUESTIONS = (
     Question("all"),
     Question("all, deep page", is_deep=True),
-    Question("state FAILURE", {"state": "FAILURE"}),
+    Question("state FAILURE", {"state": "FAILURE"}, index="state_finished_id"),
     Question("state SUCCESS", {"state": "SUCCESS"}),
-    Question("state REVOKED, deep page", {"state": "REVOKED"}, is_deep=True),
+    Question("state REVOKED, deep page", {"state": "REVOKED"}, is_deep=True, index="state_finished_id"),
     Question("frequent task", {"task": "orders.process"}),
-    Question("rare task", {"task": "imports.refresh"}),
-    Question("rare task, deep page", {"task": "imports.refresh"}, is_deep=True),
-    Question("unknown task", {"task": "no.such"}),
-    Question("queue", {"queue": "email"}),
+    Question("rare task", {"task": "imports.refresh"}, index="task_finished_id"),
+    Question("rare task, deep page", {"task": "imports.refresh"}, is_deep=True, index="task_finished_id"),
+    Question("unknown task", {"task": "no.such"}, index="task_finished_id"),
+    Question("frequent queue", {"queue": "email"}),
+    Question("rare queue", {"queue": "cleanup"}, index="queue_finished_id"),
     Question("since 24 h", {"since": "24h"}),
     Question("one day", {"since": "20d", "until": "19d"}),
-    Question("state and frequent task", {"state": "FAILURE", "task": "orders.process"}),
-    Question("state and rare task", {"state": "FAILURE", "task": "imports.refresh"}),
-    Question("state and queue", {"state": "REVOKED", "queue": "email"}),
-    Question("queue, since and state", {"queue": "email", "since": "7d", "state": "FAILURE"}),
-    Question("queue, since and state, deep page", {"queue": "email", "since": "29d", "state": "FAILURE"}, is_deep=True),
-    Question("task and queue", {"task": "orders.notify", "queue": "default"}),
-    Question("task never in that queue", {"task": "orders.process", "queue": "email"}),
-    Question("word in one row", {"search": "INV-00001234"}),
-    Question("word in a few rows", {"search": "user1234@example.org"}),
-    Question("word in some rows", {"search": "timeouterror"}),
+    Question("state and frequent task", {"state": "FAILURE", "task": "orders.process"}, index="state_task_finished_id"),
+    Question("state and rare task", {"state": "FAILURE", "task": "imports.refresh"}, index="state_task_finished_id"),
+    Question("state and queue", {"state": "REVOKED", "queue": "email"}, index="state_queue_finished_id"),
+    Question(
+        "queue, since, state", {"queue": "email", "since": "7d", "state": "FAILURE"}, index="state_queue_finished_id"
+    ),
+    Question(
+        "the same, deep",
+        {"queue": "email", "since": "29d", "state": "FAILURE"},
+        is_deep=True,
+        index="state_queue_finished_id",
+    ),
+    Question("task and queue", {"task": "orders.notify", "queue": "reports"}, index="task_finished_id"),
+    Question("task never in that queue", {"task": "orders.process", "queue": "email"}, index="queue_finished_id"),
+    Question("word in one row", {"search": "INV-00001234"}, index="words"),
+    Question("word in a few rows", {"search": "user1234@example.org"}, index="words"),
+    Question("word in some rows", {"search": "timeouterror"}, index="words"),
     Question("word in each row", {"search": "neighbours"}),
     Question("word in each row, deep page", {"search": "neighbours"}, is_deep=True),
-    Question("word in no row", {"search": "zebra"}),
-    Question("two words", {"search": "wonka timeouterror"}),
-    Question("two frequent words, never together", {"search": "acme globex"}),
-    Question("beginning of a word", {"search": "user123*"}),
+    Question("word in no row", {"search": "zebra"}, index="words"),
+    Question("two words", {"search": "wonka timeouterror"}, index="words"),
+    Question("two frequent words, never together", {"search": "acme globex"}, index="words"),
+    Question("beginning of a word", {"search": "user123*"}, index="words"),
     Question("beginning of many words", {"search": "us*"}),
-    Question("word and state", {"search": "globex", "state": "FAILURE"}),
+    Question("word and state", {"search": "globex", "state": "FAILURE"}, index="state_finished_id"),
     Question("word, task and since", {"search": "globex", "task": "imports.refresh", "since": "14d"}),
-    Question("show, with children", show=PARENT),
-    Question("show, with a parent", show=CHILD),
-    Question("show, unknown", show="no-such-job"),
-    Question("celery_taskmeta by id", sql=f"SELECT * FROM celery_taskmeta WHERE task_id = '{CHILD}'"),
+    Question("show, with children", show=PARENT, index="parent_id_finished_id"),
+    Question("show, with a parent", show=CHILD, index="pkey"),
+    Question("show, unknown", show="no-such-job", index="pkey"),
+    Question("celery_taskmeta by id", sql=f"SELECT * FROM celery_taskmeta WHERE task_id = '{CHILD}'", index="pkey"),
     Question(
         "celery_taskmeta by date",
         sql="SELECT * FROM celery_taskmeta WHERE date_done < now() AT TIME ZONE 'UTC' - interval '20 days'"
         " ORDER BY date_done DESC LIMIT 50",
+        index="timezone",
     ),
 )
 
@@ -244,15 +255,15 @@ def pages(plan: Mapping[str, Any]) -> int:
 def brief(plan: Mapping[str, Any]) -> str:
     """The steps that read, each once."""
     found = [
-        f"{each['Node Type']}{' of ' + name if (name := _kind(each)) else ''}"
+        f"{each['Node Type']}{' of ' + name if (name := index_of(each)) else ''}"
         for each in nodes(plan)
         if each["Node Type"] not in ("Limit", "Append", "Subquery Scan", "Result") and each["Actual Loops"]
     ]
     return " < ".join(dict.fromkeys(found))
 
 
-def _kind(node: Mapping[str, Any]) -> str:
-    """An index's columns, of whichever month."""
+def index_of(node: Mapping[str, Any]) -> str:
+    """The columns of the index that a step reads, of whichever month; nothing for other steps."""
     name = node.get("Index Name") or ""
     return re.sub(r"^rqueue_jobs_(\d+_\d+|other)_|_idx\d*$", "", name)
 

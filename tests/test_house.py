@@ -271,12 +271,14 @@ def test_every_public_function_and_class_has_a_docstring():
 
 def test_every_module_has_its_test_file():
     expected = [
-        (module.shown, test_file(module)) for module in MODULES.values() if not module.path.name.startswith("__")
+        (module.shown, where_it_is_tested(module))
+        for module in MODULES.values()
+        if not module.path.name.startswith("__")
     ]
     fail_for([f"{shown}: no {test.relative_to(ROOT).as_posix()}" for shown, test in expected if not test.is_file()])
 
 
-def test_file(module: Module) -> Path:
+def where_it_is_tested(module: Module) -> Path:
     """Migrations have one file together: each of them is a step of one way, which only as a whole can be tested."""
     within_package = module.path.relative_to(PACKAGE)
     if within(module.name, "rqueue.results.sql.migrations"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from rqueue.results.row import Row
 from rqueue.wire.keys import Keys
 
 TIMEOUT_S: Final = 2.0
+_AT_ONCE: Final = 500  # rows that are sent together
 
 
 class RedisStore:
@@ -36,7 +38,7 @@ class RedisStore:
     ) -> None:
         endpoint = Endpoint(url)
         self.shown = endpoint.shown
-        self._ttl_s = None if ttl_s is None else round(ttl_s)
+        self._ttl_s = None if ttl_s is None else math.ceil(ttl_s)
         self._timeout_s = timeout_s
         self._redis = Keeping(endpoint, Keys(namespace), timeout_s)
 
@@ -47,9 +49,13 @@ class RedisStore:
     async def save(self, rows: Sequence[Row]) -> Sequence[str]:
         """Write rows: see :meth:`~rqueue.results.store.ResultStore.save`."""
         if self._ttl_s != 0:
-            await self._bounded(
-                [self._redis.keep(row.id, row.enqueued or 0, row.order, _encoded(row), self._ttl_s) for row in rows]
-            )
+            # Each part has its own time: a large batch is a slow one, and no sign that nobody answers.
+            for start in range(0, len(rows), _AT_ONCE):
+                calls = [
+                    self._redis.keep(row.id, row.enqueued or 0, row.order, _encoded(row), self._ttl_s)
+                    for row in rows[start : start + _AT_ONCE]
+                ]
+                await self._bounded(calls)
         return ()
 
     async def find(self, job_id: str, queue: str | None = None) -> Row | None:

@@ -21,17 +21,17 @@ class Housekeeper:
     """Keeps a result store in order.
 
     Args:
-        store: the store; None: there is none.
+        store: the store.
         results: for how long it keeps what.
     """
 
-    def __init__(self, store: ResultStore | None, results: Results | None) -> None:
+    def __init__(self, store: ResultStore, results: Results) -> None:
         self._store, self._results = store, results
         self._waits = Recurring()
 
     async def run(self) -> None:
         """Offer it at once, and then every few minutes, until cancelled."""
-        while self._store is not None:
+        while True:
             try:
                 await self.tick()
             except Exception as exc:  # noqa: BLE001 - whatever it is, jobs run on, and it is tried again
@@ -40,8 +40,6 @@ class Housekeeper:
 
     async def tick(self) -> int:
         """Do what is due, if it is this worker's turn; how many old rows were removed."""
-        if self._store is None or self._results is None:
-            return 0
         age = self._results.retention
         retention_s = None if age is None else age_s(age, "retention")
         removed = await self._store.tidy(retention_s, keep_failures=self._results.keep_failures)

@@ -44,6 +44,7 @@ from rqueue.worker.fetcher import Fetcher, register
 from rqueue.worker.gauge import Gauge
 from rqueue.worker.heart import Heart
 from rqueue.worker.herald import read
+from rqueue.worker.housekeeper import Housekeeper
 from rqueue.worker.inflight import ClaimedJob, Inflight, Phase, describe
 from rqueue.worker.inspection import Inspection
 from rqueue.worker.judge import Judge
@@ -306,9 +307,13 @@ class Worker:
         self._is_standby = False
         return not self._stopping.is_set()
 
-    def _inbound(self) -> tuple[Fetcher | Executor | Promoter | Ticker | Reaper | Autoscaler | Relay, ...]:
+    def _inbound(
+        self,
+    ) -> tuple[Fetcher | Executor | Promoter | Ticker | Reaper | Autoscaler | Relay | Housekeeper, ...]:
         services = self._fetcher, self._executor, self._promoter, self._ticker, self._reaper, self._autoscaler
-        return *services, self._relay
+        results = self._client.config.results
+        keepers = () if results is None else (Housekeeper(self._client.session().store(), results),)
+        return *services, self._relay, *keepers
 
     def _outbound(self) -> tuple[Settler | Recorder | Drainer | Archive, ...]:
         if self._archive is None or self._recorder is None or self._drainer is None:
@@ -323,11 +328,10 @@ class Worker:
         self._broker = broker = broker_for(client.endpoint, client.keys, limits)
         self._judge = judge = Judge(limits, config, broker.clock.now_ms, client.keyring)
         self._schedule = schedule = Schedule(signals.promote)
-        parent = self._parent
         # In solo the loop stands still for as long as a job's function runs: that says nothing.
         stall_s = math.inf if config.pool == "solo" else config.max_loop_stall_s
         self._heart = Heart(client.endpoint, queues, lease, signals, self._card, stall_s, self._is_renewed_by_parent)
-        self._gauge = Gauge(inflight, parent, self._card, self._spent)
+        self._gauge = Gauge(inflight, self._parent, self._card, self._spent)
         self._observers = observers = Observers(client.hooks, client.signals, client.tasks, client.keyring)
         self._fetcher = Fetcher(broker, queues, inflight, lease, schedule, judge, client.config, config, observers)
         self._record()
@@ -355,7 +359,7 @@ class Worker:
         self._resources = Resources(client)
         scale = Autoscale(*config.autoscale) if config.autoscale is not None else None
         self._autoscaler = Autoscaler(broker, self._fetcher.served, inflight, scale, self.resize)
-        upward = self._parent.ask if parent.replaces else None
+        upward = self._parent.ask if self._parent.replaces else None
         self._control = Control(broker, lease, self._verbs(), upward, self._passed_on(), client.keyring)
 
     def _record(self) -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from rqueue.cli.lookup import NoApp, find_app, find_app_or_bare, find_client
+from rqueue.cli.lookup import NoApp, find_app, find_app_or_bare, find_client, find_keeper
+from rqueue.config import Results
 from rqueue.errors import ConfigError
 
 APP = "from rqueue import RQueue\napp = RQueue('redis://from-{name}:1/0', namespace='{name}')\n"
@@ -118,3 +119,24 @@ def test_who_only_looks_and_names_an_app_gets_its_namespace(directory):
     write(directory, "named.py")
     client = find_client("named:app", "redis://elsewhere:1/0", None)
     assert (client.endpoint.shown, client.keys.namespace) == ("redis://elsewhere:1/0", "named")
+
+
+def test_whose_database_is_asked(directory):
+    (directory / "kept.py").write_text(
+        "from rqueue import Results, RQueue\napp = RQueue(results=Results('sqlite:///app.db', keep_failures=True))\n"
+    )
+    (directory / "unkept.py").write_text("from rqueue import RQueue\napp = RQueue()\n")
+    for name in (None, "unkept:app"):
+        with pytest.raises(ConfigError, match="--results"):
+            find_keeper(name, None)
+    assert find_keeper("kept:app", None).config.results == Results("sqlite:///app.db", keep_failures=True)
+    assert find_keeper("kept:app", "sqlite:///other.db").config.results == Results(
+        "sqlite:///other.db", keep_failures=True
+    )
+    assert find_keeper("unkept:app", "sqlite:///other.db").config.results == Results("sqlite:///other.db")
+
+
+def test_a_database_by_its_url_needs_no_app(directory):
+    """Breaks when the app is loaded though nobody named it: its module may need what is not here."""
+    (directory / "tasks.py").write_text("raise RuntimeError('loaded')\n")
+    assert find_keeper(None, "sqlite:///other.db").config.results == Results("sqlite:///other.db")

@@ -15,7 +15,11 @@ def walk(command, path=()):
 
 
 ALL_COMMANDS = [(path, command) for path, command in walk(typer.main.get_command(program)) if path]
-COMMANDS = [(path, command) for path, command in ALL_COMMANDS if not getattr(command, "commands", None)]
+COMMANDS = [
+    (path, command)
+    for path, command in ALL_COMMANDS
+    if not getattr(command, "commands", None) or command.invoke_without_command
+]
 
 
 def options_of(command):
@@ -57,6 +61,9 @@ def test_there_are_the_commands_of_the_design():
         ("dead", "edit"),
         ("dead", "retry"),
         ("dead", "purge"),
+        ("history",),
+        ("history", "show"),
+        ("history", "export"),
         *(("schedule", name) for name in ["list", "show", "add", "edit", "pause", "resume", "trigger", "remove"]),
     }
 

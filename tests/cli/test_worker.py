@@ -170,6 +170,32 @@ def test_supervisor_processes_and_commands_find_the_same_redis_by_celerys_variab
     assert worker.end() == 0
 
 
+def test_an_env_that_was_written_for_celery_works_as_it_is(directory, redis_url, start, command, store, monkeypatch):
+    """Redis as broker, a database as result backend, results that never expire; nothing is said to rqueue itself."""
+    (directory / "tasks.py").write_text(
+        "from rqueue import RQueue\napp = RQueue()\n@app.task\ndef one():\n    return 1\n"
+    )
+    for name, value in {
+        "CELERY_BROKER_URL": redis_url,
+        "CELERY_RESULT_BACKEND": "db+sqlite:///history.db",
+        "CELERY_RESULT_EXPIRES": "0",
+        "CELERY_WORKER_POOL": "gevent",
+        "CELERY_WORKER_PREFETCH_MULTIPLIER": "0",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert command("db", "upgrade").exit_code == 0
+    worker = start("worker", "--log-format", "json")
+    logged = worker.event("settings from celery's variables")
+    assert "CELERY_RESULT_BACKEND,CELERY_RESULT_EXPIRES" in logged["variables"]
+    job_id = command("enqueue", "tasks.one", "--wait").stdout.split()[0]
+    assert 3500 < store.ttl(f"rqueue:{{default}}:result:{job_id}") <= 3600
+    worker.signal(signal.SIGTERM)
+    assert worker.end() == 0
+    store.flushall()
+    found = command("result", job_id)
+    assert (found.exit_code, found.stdout) == (0, "1\n")
+
+
 WRONG = {
     "lease": (["--lease", "0"], "rqueue: lease 0.0: a number above 0"),
     "concurrency": (["-c", "0"], "rqueue: concurrency 0: a whole number from 1"),

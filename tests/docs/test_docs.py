@@ -62,6 +62,7 @@ OPERATIONS = ROOT / "docs" / "operations.md"
 UNIQUENESS = ROOT / "docs" / "uniqueness.md"
 PERIODIC = ROOT / "docs" / "periodic.md"
 CANCEL = ROOT / "docs" / "cancel.md"
+OUTBOX = ROOT / "docs" / "outbox.md"
 OPTIONS = ROOT / "docs" / "options.md"
 RESULTS = ROOT / "docs" / "results.md"
 FROM_CELERY = ROOT / "docs" / "from-celery.md"
@@ -225,9 +226,8 @@ async def test_the_options_and_the_foreign_producer_of_the_readme(unpack, redis_
 def test_the_commands_of_the_readme_are_those_of_the_program():
     def names(group: object, before: str) -> Iterator[str]:
         for name, each in getattr(group, "commands", {}).items():
-            if getattr(each, "commands", None):
-                yield from names(each, f"{before} {name}")
-            else:
+            yield from names(each, f"{before} {name}")
+            if not getattr(each, "commands", None) or each.invoke_without_command:
                 yield f"{before} {name}"
 
     told = re.findall(r"^\| `(rqueue [a-z ]+)` \|", README.read_text(encoding="utf-8"), re.MULTILINE)
@@ -395,6 +395,29 @@ async def test_what_is_asked_for_again_is_one_job(unpack, capsys):
             async with working(module.app):
                 await asking
     assert capsys.readouterr().out.splitlines()[1:] == ["False", "rqueue", "['Ann: one', 'Ann: one']"]
+
+
+async def test_an_order_and_its_job_are_one_transaction(unpack, postgres_url):
+    directory = unpack(OUTBOX)
+    for path in directory.glob("*.py"):
+        text = path.read_text(encoding="utf-8").replace("postgresql+asyncpg://localhost/shop", postgres_url)
+        path.write_text(text.replace("postgresql+psycopg://localhost/shop", postgres_url.replace("asyncpg", "psycopg")))
+    await asyncio.to_thread(run_rqueue, command(OUTBOX, "rqueue", "db", "upgrade"))
+    module = load("shop")
+    async with module.engine.begin() as connection:
+        await connection.run_sync(module.Base.metadata.create_all)
+    web = AsyncClient(transport=ASGITransport(module.web), base_url="http://test")
+    async with web, module.queue, working(module.queue) as inside:
+        made = (await web.post("/orders", params={"customer": "ann"})).json()
+        await inside.drain()
+        assert await module.queue.job(made["job"]).result(timeout=20) == "ann"
+        async with module.sessions.begin() as session:
+            session.add(module.Order(customer="bob"))
+        await asyncio.to_thread(run, sys.executable, "nightly.py")
+        await inside.drain()
+        async with module.sessions() as session:
+            assert [(await session.get(module.Order, number)).is_confirmed for number in (1, 2)] == [True, True]
+    await module.engine.dispose()
 
 
 async def test_an_export_is_cancelled(unpack, capsys):
@@ -587,7 +610,7 @@ def test_the_commands_of_operations_are_understood(redis_url, monkeypatch):
     "page",
     [
         *(README, TUTORIAL, TESTING, RESOURCES, RETRIES, GUARANTEES, PROTOCOL, WORKERS, OPERATIONS, UNIQUENESS),
-        *(PERIODIC, WATCHING, CANCEL, RESULTS),
+        *(PERIODIC, WATCHING, CANCEL, OUTBOX, RESULTS),
     ],
     ids=lambda page: page.name,
 )

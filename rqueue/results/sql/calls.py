@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
@@ -27,11 +28,16 @@ TIMEOUT_S: Final = 2.0
 
 _TRIES: Final = 5
 # By PostgreSQL's SQLSTATE, or the first two characters of it, its class.
-_CONFLICTS: Final = ("40001", "40P01")  # a serialization failure, a deadlock: nothing was written
+_PASSING: Final = (
+    "40001",
+    "40P01",
+    "0A000",
+)  # a serialization failure, a deadlock, a plan that an upgrade has outdated
 _NO_TABLES: Final = ("42P01", "42703", "42P10", "3F000")
 _DATA: Final = ("21", "22", "23", "54")
 _NO_SQLITE_TABLES: Final = ("no such table", "no such column", "has no column named", "ON CONFLICT clause does not")
 
+_held: ContextVar[list[Any] | None] = ContextVar("_held", default=None)
 _leaving: set[asyncio.Task[Any]] = set()  # the loop itself holds its tasks weakly
 
 
@@ -61,7 +67,7 @@ async def call(
             return await _bounded(engine, work, until)
         except DBAPIError as exc:
             # A connection that had lain idle may have been closed long ago: only a fresh one tells whether it answers.
-            is_worth_it = exc.connection_invalidated or _sqlstate(exc) in _CONFLICTS
+            is_worth_it = exc.connection_invalidated or _sqlstate(exc) in _PASSING
             if not left or not is_worth_it:
                 raise meaning(exc) from exc
         except StoreUnavailable:
@@ -91,6 +97,13 @@ async def connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         yield connection
     finally:
         await connection.close()
+
+
+def note(connection: Any, _: object) -> None:
+    """Told by the engine of each new connection, before anything is asked on it: from now on it can be broken."""
+    held = _held.get()
+    if held is not None:
+        held.append(connection.driver_connection)
 
 
 async def close(engine: AsyncEngine) -> None:
@@ -125,11 +138,12 @@ def _sqlstate(error: BaseException) -> str:
 
 
 async def _bounded(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]], until: float) -> T:
-    held: list[AsyncConnection] = []
+    held: list[Any] = []
 
     async def go() -> T:
+        _held.set(held)
         async with connected(engine) as connection:
-            held.append(connection)
+            held[:] = [(await connection.get_raw_connection()).driver_connection]
             return await work(connection)
 
     loop = asyncio.get_running_loop()
@@ -144,7 +158,7 @@ async def _bounded(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaita
     return task.result()
 
 
-def _leave(task: asyncio.Task[Any], held: list[AsyncConnection]) -> None:
+def _leave(task: asyncio.Task[Any], held: list[Any]) -> None:
     """Let a call end by itself: what it waits for fails at once, since its connection is broken."""
     _leaving.add(task)
     task.add_done_callback(_left)
@@ -158,16 +172,12 @@ def _left(task: asyncio.Task[Any]) -> None:
         task.exception()  # is known: whoever asked was told that there is no answer
 
 
-def _break(connection: AsyncConnection) -> bool:
-    sync = connection.sync_connection
-    if sync is None or sync.closed or sync.invalidated:
-        return False
-    driver: Any = sync.connection.driver_connection
+def _break(driver: Any) -> bool:
     if hasattr(driver, "terminate"):  # asyncpg
         driver.terminate()
         return True
     if hasattr(driver, "fileno"):  # psycopg: it waits until there is something to read, and the end counts as that
-        with socket.socket(fileno=os.dup(driver.fileno())) as same, suppress(OSError):
+        with suppress(OSError), socket.socket(fileno=os.dup(driver.fileno())) as same:
             same.shutdown(socket.SHUT_RDWR)
         return True
     return False

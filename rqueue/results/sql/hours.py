@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from rqueue.results.sql import marks
 from rqueue.results.sql.calls import call
+from rqueue.results.sql.engine import read_committed
 from rqueue.results.sql.tables import Moment, hours
 from rqueue.results.tally import LAST, LN_GAMMA, Tally
 
@@ -126,7 +127,7 @@ async def roll(engine: AsyncEngine, now: datetime | None = None) -> int:
     Raises:
         StoreUnavailable, SchemaMismatch: the database cannot be asked, or has other tables.
     """
-    rolling = committed(engine)
+    rolling = read_committed(engine)
     counted = 0
     while await call(rolling, partial(_roll_next, now=now), timeout_s=_TIMEOUT_S):
         counted += 1
@@ -141,13 +142,6 @@ def hour_of(moment: datetime) -> datetime:
 def day_of(moment: datetime) -> datetime:
     """The day in which it lies, in UTC."""
     return hour_of(moment).replace(hour=0)
-
-
-def committed(engine: AsyncEngine) -> AsyncEngine:
-    """Once the lock is held, what others have written before is to be seen, whatever the database's default is."""
-    if engine.dialect.name != "postgresql":
-        return engine
-    return engine.execution_options(isolation_level="READ COMMITTED")
 
 
 def _oldest(now: datetime) -> datetime:

@@ -42,7 +42,7 @@ async def write(connection: AsyncConnection, name: str, at: datetime) -> None:
 
 
 async def take_turn(connection: AsyncConnection, name: str, every: timedelta) -> bool:
-    """Whether it is this caller's turn: nobody has had it for so long. It is taken, and committed, in that step.
+    """Whether it is this caller's turn: nobody has had it for so long. It is taken in that step, once committed.
 
     Whoever takes a turn and dies leaves it undone until the next one. A mark in the future, of a clock that was wrong,
     counts for nothing.
@@ -50,9 +50,7 @@ async def take_turn(connection: AsyncConnection, name: str, every: timedelta) ->
     at = await now(connection)
     upsert = _upsert("WHERE rqueue_marks.at <= :due OR rqueue_marks.at > :ahead RETURNING name", "at", "due", "ahead")
     given = {"name": name, "at": at, "due": at - every, "ahead": at + every}
-    is_taken = (await connection.execute(upsert, given)).first() is not None
-    await connection.commit()
-    return is_taken
+    return (await connection.execute(upsert, given)).first() is not None
 
 
 async def lock(connection: AsyncConnection) -> None:

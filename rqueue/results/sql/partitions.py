@@ -9,15 +9,26 @@ from datetime import UTC, datetime
 from typing import Final
 
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 OTHER: Final = "rqueue_jobs_other"
 """The default partition."""
 
-# Making a month locks the default partition. Whoever waits for a reader of it keeps the readers after that one waiting.
-_LOCK_TIMEOUT: Final = text("SET LOCAL lock_timeout = '1s'")
-_NO_LOCK_TIMEOUT: Final = text("SET LOCAL lock_timeout TO DEFAULT")
+# Making a month locks the table and the default partition: whoever waits longer for a reader keeps other readers
+# waiting. It is one statement, so that no lock is held while its sender stands still, if that is all the transaction.
+_MAKE: Final = """
+DO $rqueue$
+DECLARE
+    usual text := current_setting('lock_timeout');
+BEGIN
+    PERFORM set_config('lock_timeout', '1s', true);
+    CREATE TABLE {name} PARTITION OF rqueue_jobs FOR VALUES FROM ('{first}') TO ('{last}');
+    PERFORM set_config('lock_timeout', usual, true);
+EXCEPTION WHEN OTHERS THEN
+    NULL;  -- whatever kept it from being made, rows have a place
+END
+$rqueue$
+"""
 _PARTITIONS: Final = text(
     "SELECT child.relname FROM pg_inherits JOIN pg_class child ON child.oid = inhrelid"
     " WHERE inhparent = to_regclass('rqueue_jobs')"
@@ -31,12 +42,12 @@ async def ensure_months(connection: AsyncConnection, now: datetime, ahead: int =
     the default partition for long, or where the database's user may not make tables.
 
     Args:
-        connection: in a transaction; what is made is there when it is committed.
+        connection: what is made is there when its transaction is committed, if it is in one.
         now: which month is this one.
         ahead: how many months after it.
 
     Returns:
-        The names of those that were made.
+        The names of those that were not there, and are now.
     """
     if connection.dialect.name != "postgresql":
         return []
@@ -62,15 +73,5 @@ def name_of(month: int) -> str:
 
 async def _make(connection: AsyncConnection, name: str, month: int) -> bool:
     first, last = (f"{each // 12:04}-{each % 12 + 1:02}-01 00:00:00+00" for each in (month, month + 1))
-    try:
-        async with connection.begin_nested():
-            await connection.execute(_LOCK_TIMEOUT)
-            await connection.execute(
-                text(f"CREATE TABLE {name} PARTITION OF rqueue_jobs FOR VALUES FROM ('{first}') TO ('{last}')")
-            )
-            await connection.execute(_NO_LOCK_TIMEOUT)
-    except DBAPIError as exc:
-        if exc.connection_invalidated:
-            raise
-        return False
-    return True
+    await connection.execute(text(_MAKE.format(name=name, first=first, last=last)))
+    return bool((await connection.execute(text(f"SELECT to_regclass('{name}') IS NOT NULL"))).scalar_one())

@@ -18,7 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from rqueue.results.sql import marks
 from rqueue.results.sql.calls import call
-from rqueue.results.sql.hours import committed, roll
+from rqueue.results.sql.engine import autocommit, read_committed
+from rqueue.results.sql.hours import roll
 from rqueue.results.sql.tables import Moment
 
 BATCH: Final = 1000
@@ -26,8 +27,7 @@ BATCH: Final = 1000
 
 _PAUSE: Final = 4.0  # times what the batch took: a fifth of one of the database's processes is what it costs
 _TIMEOUT_S: Final = 60.0
-_TRIES: Final = 3  # for a month's lock; whoever reads the table for long, a backup for one, keeps it from being given
-_LOCK_TIMEOUT_MS: Final = 100  # everybody else stands behind whoever waits for a lock
+_TRIES: Final = 3  # for a month's lock, which is waited for shortly: everybody else stands behind whoever waits for it
 _IN_USE: Final = -1
 _NOT_NOW: Final = "55P03"
 _FORBIDDEN: Final = "42501"
@@ -43,6 +43,22 @@ SELECT inhrelid::regclass::text AS name,
 FROM pg_inherits JOIN pg_class ON oid = inhrelid WHERE inhparent = 'rqueue_jobs'::regclass ORDER BY ends NULLS LAST
 """
 )
+
+
+# In one statement, so that nobody waits for a process that stands still between two. The whole is locked before the
+# month: whoever writes has the whole, and then asks for the month. What was written meanwhile keeps it.
+_DROP: Final = """
+DO $rqueue$
+BEGIN
+    PERFORM set_config('lock_timeout', '100ms', true);
+    LOCK TABLE ONLY rqueue_jobs IN ACCESS EXCLUSIVE MODE;
+    LOCK TABLE {month} IN ACCESS EXCLUSIVE MODE;
+    IF NOT (EXISTS (SELECT FROM {month} WHERE finished >= '{before}') {failures}) THEN
+        DROP TABLE {month};
+    END IF;
+END
+$rqueue$
+"""
 
 
 class _Table(NamedTuple):
@@ -72,7 +88,7 @@ async def prune(engine: AsyncEngine, before: datetime, *, keep_failures: bool = 
         StoreUnavailable, SchemaMismatch: the database cannot be used, or has other tables.
     """
     await roll(engine)
-    await call(committed(engine), partial(_note, before=before))
+    await call(read_committed(engine), partial(_note, before=before))
     removed = 0
     for table in await call(engine, _tables):
         is_over = table.ends is not None and table.ends <= before  # nothing is enqueued into it any more
@@ -113,7 +129,7 @@ async def _drop(engine: AsyncEngine, month: str, before: datetime, *, keep_failu
     for left in reversed(range(_TRIES)):
         started_s = asyncio.get_running_loop().time()
         dropping = partial(_try_to_drop, month=month, before=before, keep_failures=keep_failures)
-        outcome = await call(committed(engine), dropping, timeout_s=_TIMEOUT_S)
+        outcome = await call(autocommit(engine), dropping, timeout_s=_TIMEOUT_S)
         if outcome is not _IN_USE:
             return outcome
         if left:
@@ -129,7 +145,7 @@ async def _empty(engine: AsyncEngine, table: str, before: datetime, keep_failure
     while True:
         started_s = asyncio.get_running_loop().time()
         removing = partial(_remove, table=table, condition=condition, before=before, since=since)
-        batch = await call(committed(engine), removing, timeout_s=_TIMEOUT_S)
+        batch = await call(autocommit(engine), removing, timeout_s=_TIMEOUT_S)
         removed += batch.rows
         if batch.rows < BATCH:
             return removed
@@ -142,21 +158,16 @@ async def _try_to_drop(connection: AsyncConnection, month: str, before: datetime
     if await _is_wanted(connection, month, before, keep_failures=keep_failures):
         return None
     count = await _count(connection, month)
+    failures = f"OR EXISTS (SELECT FROM {month} WHERE state = 'FAILURE')" if keep_failures else ""
     try:
-        await connection.execute(text(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}"))
-        # The whole first: whoever writes to it has the whole, and then asks for the month.
-        await connection.execute(text("LOCK TABLE ONLY rqueue_jobs IN ACCESS EXCLUSIVE MODE"))
-        await connection.execute(text(f"LOCK TABLE {month} IN ACCESS EXCLUSIVE MODE"))
-        if await _is_wanted(connection, month, before, keep_failures=keep_failures):
-            return None  # it was written to meanwhile
-        await connection.execute(text(f"DROP TABLE {month}"))
-        await connection.commit()
+        await connection.execute(text(_DROP.format(month=month, before=before.isoformat(), failures=failures)))
     except DBAPIError as exc:
         state = getattr(exc.orig, "sqlstate", None)
         if state not in (_NOT_NOW, _FORBIDDEN):
             raise
         return _IN_USE if state == _NOT_NOW else None
-    return count
+    is_there = (await connection.execute(text("SELECT to_regclass(:month) IS NOT NULL"), {"month": month})).scalar_one()
+    return None if is_there else count
 
 
 async def _is_wanted(connection: AsyncConnection, month: str, before: datetime, *, keep_failures: bool) -> bool:
@@ -191,5 +202,4 @@ async def _remove(
     query = text(f"DELETE FROM {table} WHERE {which} RETURNING finished")  # noqa: S608 - quoted, and constants
     query = query.bindparams(*(bindparam(name, type_=Moment) for name in given))
     gone = [row.finished for row in await connection.execute(query.columns(finished=Moment), given)]
-    await connection.commit()
     return _Batch(len(gone), max(gone, default=None))

@@ -10,7 +10,7 @@ from typing import Final
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -22,6 +22,7 @@ from rqueue.results.sql.taskmeta import IN_THE_WAY, NAME, make_view
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _TIMEOUT_S: Final = 10.0
+_REFUSED: Final = "SELECT count(*) FROM rqueue_outbox WHERE batch LIKE 'refused: %'"
 _LOCK: Final = 0x727175657565  # any number that nobody else takes: "rqueue"
 
 
@@ -54,7 +55,10 @@ async def check(engine: AsyncEngine) -> list[str]:
     async def ask(connection: AsyncConnection) -> list[str]:
         if complaint := version.complaint(await version.current(connection)):
             return [complaint]
-        return await connection.run_sync(_differences)
+        differences = await connection.run_sync(_differences)
+        if refused := (await connection.execute(text(_REFUSED))).scalar():
+            differences.append(f"{refused} rows of rqueue_outbox cannot be sent; their column batch says why")
+        return differences
 
     return await call(engine, ask, timeout_s=_TIMEOUT_S)
 

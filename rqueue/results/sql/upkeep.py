@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from rqueue.results.sql import marks
 from rqueue.results.sql.calls import call
-from rqueue.results.sql.hours import committed, roll
+from rqueue.results.sql.engine import autocommit
+from rqueue.results.sql.hours import roll
 from rqueue.results.sql.partitions import ensure_months
 from rqueue.results.sql.retention import prune
 
@@ -35,7 +36,7 @@ async def tidy(engine: AsyncEngine, retention_s: float | None, *, keep_failures:
         StoreUnavailable, SchemaMismatch: the database cannot be used, or has other tables.
     """
     if await _is_our_turn(engine, "months", MONTHS_EVERY):
-        await call(committed(engine), _make_months)
+        await call(autocommit(engine), _make_months)
     if await _is_our_turn(engine, "roll", ROLL_EVERY):
         await roll(engine)
     if retention_s is None or not await _is_our_turn(engine, "prune", PRUNE_EVERY):
@@ -45,9 +46,8 @@ async def tidy(engine: AsyncEngine, retention_s: float | None, *, keep_failures:
 
 
 async def _is_our_turn(engine: AsyncEngine, name: str, every: timedelta) -> bool:
-    return await call(committed(engine), partial(marks.take_turn, name=name, every=every))
+    return await call(autocommit(engine), partial(marks.take_turn, name=name, every=every))
 
 
 async def _make_months(connection: AsyncConnection) -> None:
     await ensure_months(connection, await marks.now(connection))
-    await connection.commit()

@@ -6,12 +6,13 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import update
 
 from rqueue.results.sql import marks, tables
+from rqueue.results.sql.engine import autocommit
 
 HOUR = timedelta(hours=1)
 
 
 async def turn(engine, every=HOUR):
-    async with engine.connect() as connection:
+    async with autocommit(engine).connect() as connection:
         return await marks.take_turn(connection, "sweep", every)
 
 

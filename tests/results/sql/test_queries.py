@@ -22,8 +22,8 @@ FEW = 2_000
 PAGES = 150
 """What a page of history may look at where one index has its order: each of its rows, the way to them, each month."""
 
-PAGES_OF_MANY = 12_000
-"""Where conditions meet seldom: a window of the newest, and the bitmaps of a few per cent of a million rows."""
+PAGES_OF_MANY = 12_000 if IS_LONG else 1_400
+"""Where conditions meet seldom: a window of the newest, and the bitmaps of a few per cent of all rows."""
 
 MOST_SORTED = 10_000
 NOWHERE = {"unknown task", "task never in that queue", "word in no row", "two frequent words, never together"}
@@ -58,6 +58,8 @@ def complaints(question, plans):
                 rows = sum(each["Actual Rows"] * each["Actual Loops"] for each in node["Plans"])
                 if rows > MOST_SORTED:
                     yield f"sorts {rows} rows"
+    if question.index not in {bench.index_of(node) for plan in plans for node in bench.nodes(plan)}:
+        yield f"does not take the index of {question.index}"
     looked_at = sum(map(bench.pages, plans))
     if looked_at > (PAGES_OF_MANY if is_mixed(question) else PAGES):
         yield f"looks at {looked_at} pages"
