@@ -2,7 +2,7 @@
 
 Workers are killed at each moment between a run's end and its settle, and while they drain; so is the database. Seen to
 fail with `Recorder` handing a batch on before it was written, with `Drainer` taking a page away before it was written,
-and with the store's upsert replacing whatever it finds.
+with the store's upsert replacing whatever it finds, and with `Recorder` forgetting what the store did not take.
 """
 
 import asyncio
