@@ -441,13 +441,24 @@ def test_the_commands_of_cancelling_are_understood(redis_url, monkeypatch):
 
 def test_the_history_of_the_page(unpack):
     directory = unpack(RESULTS)
-    _, upgrade, _, history = shell_lines(RESULTS)
+    _, upgrade, _, history, *asked = shell_lines(RESULTS)
     assert "version" in run_rqueue(upgrade)
     with worker(command(RESULTS, "rqueue", "worker")):
         assert run(sys.executable, "find.py") == "2 of tea\nValueError\nSUCCESS\n"
         with redis.Redis.from_url(load("orders").app.endpoint.url) as connection:
             connection.flushall()
         (job_id,) = [each["id"] for each in json.loads(run_rqueue([*history, "--json"]))["jobs"]]
+    first, *others, exported = run(sys.executable, "ask.py").splitlines()
+    assert first == "orders.ship ['tea', 0] ValueError: tea: nothing to ship"
+    assert others == [
+        "FAILURE None ['enqueued', 'started', 'FAILURE']",
+        "SUCCESS 2 of tea ['enqueued', 'started', 'SUCCESS']",
+    ]
+    assert exported == "2 exported"
+    for words in asked:
+        said = run_rqueue([job_id if word == "ID" else word for word in words])
+        assert job_id in said or words[2] == "export"
+    assert "nothing to ship" in (directory / "jobs.csv").read_text(encoding="utf-8")
     assert (directory / "history.db").exists()
     assert CliRunner().invoke(program, ["result", job_id, "-A", "orders:app"]).exit_code == 1
     assert load("settings").app.config.results == Results(
