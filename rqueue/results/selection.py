@@ -154,7 +154,8 @@ def moment(name: str, given: object, now: datetime) -> datetime:
         raise ConfigError(f"{name} {given!r}: a datetime with a time zone")
     try:
         if found is None:
-            found = now - timedelta(seconds=age_s(given, name))  # type: ignore[arg-type] - it is asked what it is
+            age: Any = given
+            found = now - timedelta(seconds=age_s(age, name))
         return found.astimezone(UTC)
     except (ConfigError, OverflowError):
         text = "an age such as 90s, 15m, 24h or 7d, or a time such as 2026-11-01T12:00Z"

@@ -456,8 +456,9 @@ def test_the_history_of_the_page(unpack):
     ]
     assert exported == "2 exported"
     for words in asked:
-        said = run_rqueue([job_id if word == "ID" else word for word in words])
-        assert job_id in said or words[2] == "export"
+        done = CliRunner().invoke(program, [job_id if word == "ID" else word for word in words[1:]])
+        assert done.exit_code == 0, done.stderr
+        assert job_id in done.stdout or words[2] == "export"
     assert "nothing to ship" in (directory / "jobs.csv").read_text(encoding="utf-8")
     assert (directory / "history.db").exists()
     assert CliRunner().invoke(program, ["result", job_id, "-A", "orders:app"]).exit_code == 1
