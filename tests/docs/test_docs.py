@@ -402,8 +402,9 @@ async def test_an_order_and_its_job_are_one_transaction(unpack, postgres_url):
     for path in directory.glob("*.py"):
         text = path.read_text(encoding="utf-8").replace("postgresql+asyncpg://localhost/shop", postgres_url)
         path.write_text(text.replace("postgresql+psycopg://localhost/shop", postgres_url.replace("asyncpg", "psycopg")))
-    await asyncio.to_thread(run_rqueue, command(OUTBOX, "rqueue", "db", "upgrade"))
     module = load("shop")
+    upgrade = command(OUTBOX, "rqueue", "db", "upgrade")[1:]
+    assert (await asyncio.to_thread(CliRunner().invoke, program, upgrade)).exit_code == 0
     async with module.engine.begin() as connection:
         await connection.run_sync(module.Base.metadata.create_all)
     web = AsyncClient(transport=ASGITransport(module.web), base_url="http://test")
@@ -413,7 +414,8 @@ async def test_an_order_and_its_job_are_one_transaction(unpack, postgres_url):
         assert await module.queue.job(made["job"]).result(timeout=20) == "ann"
         async with module.sessions.begin() as session:
             session.add(module.Order(customer="bob"))
-        await asyncio.to_thread(run, sys.executable, "nightly.py")
+        nightly = await asyncio.to_thread(load, "nightly")
+        nightly.engine.dispose()
         await inside.drain()
         async with module.sessions() as session:
             assert [(await session.get(module.Order, number)).is_confirmed for number in (1, 2)] == [True, True]
