@@ -61,9 +61,9 @@ def test_there_are_the_commands_of_the_design():
         ("dead", "edit"),
         ("dead", "retry"),
         ("dead", "purge"),
+        ("stats",),
         ("history",),
-        ("history", "show"),
-        ("history", "export"),
+        *(("history", name) for name in ["show", "export", "prune"]),
         *(("db", name) for name in ["upgrade", "current", "check"]),
         *(("schedule", name) for name in ["list", "show", "add", "edit", "pause", "resume", "trigger", "remove"]),
     }
