@@ -18,7 +18,7 @@ from typing import Final
 
 from rqueue.app import RQueue
 from rqueue.broker.endpoint import Endpoint
-from rqueue.environment import Environment
+from rqueue.environment import REDIS_COPY_S, Environment
 from rqueue.errors import ConfigError
 from rqueue.wire.keys import Keys
 
@@ -30,13 +30,16 @@ class NoApp(ConfigError):
     """No app was named, and none was found."""
 
 
-def find_app(name: str | None, url: str | None = None, namespace: str | None = None) -> RQueue:
+def find_app(
+    name: str | None, url: str | None = None, namespace: str | None = None, results: str | None = None
+) -> RQueue:
     """The app.
 
     Args:
         name: ``module:attribute`` from ``-A`` or ``RQUEUE_APP``; ``module`` alone is enough where it holds one app.
         url: takes the place of the app's own URL.
         namespace: takes the place of the app's own namespace.
+        results: takes the place of the app's own store's URL.
 
     Raises:
         NoApp: none was named, and there is none in the usual places.
@@ -52,7 +55,7 @@ def find_app(name: str | None, url: str | None = None, namespace: str | None = N
         app.variables = tuple(name for name in app.variables if not name.startswith("CELERY_BROKER"))
     if namespace is not None:
         app.keys = Keys(namespace)
-    return app
+    return app if results is None else _keeping(app, results)
 
 
 def find_app_or_bare(name: str | None, url: str | None, namespace: str | None) -> RQueue:
@@ -89,10 +92,7 @@ def find_keeper(name: str | None, results: str | None) -> RQueue:
         if app.config.results is None:
             raise ConfigError("no database keeps history: RQueue(results=…) of the app, or --results, names one")
         return app
-    app = bare(None, None) if name is None else find_app(name)
-    kept, named = app.config.results, Environment(os.environ).results(results, app.endpoint)
-    app.config = replace(app.config, results=replace(kept, url=named.url) if kept and named else named)
-    return app
+    return find_app(name, results=results) if name else _keeping(bare(None, None), results)
 
 
 def bare(url: str | None, namespace: str | None) -> RQueue:
@@ -114,6 +114,14 @@ def warn_of_unknown_task(client: RQueue, name: str | None) -> None:
     """Say on stderr that a task's name is probably wrong; it may all the same be another app's."""
     if name is not None and (wrong := unknown_task(client, name)):
         print(f"rqueue: {wrong}", file=sys.stderr)  # noqa: T201 - as every command says it
+
+
+def _keeping(app: RQueue, results: str) -> RQueue:
+    """The app with another store, and its other settings as they are."""
+    kept, named = app.config.results, Environment(os.environ).results(results, app.endpoint)
+    limits = replace(app.config.limits, copy_ttl_s=None if named is None else REDIS_COPY_S)
+    app.config = replace(app.config, limits=limits, results=replace(kept, url=named.url) if kept and named else named)
+    return app
 
 
 def _from_pyproject(file: Path) -> str | None:

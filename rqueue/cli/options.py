@@ -73,6 +73,6 @@ Results = Annotated[
         "--results",
         envvar="RQUEUE_RESULTS",
         metavar="URL",
-        help="The database of history. Default: the app's.",
+        help="The store of results, a database's URL. Default: the app's.",
     ),
 ]

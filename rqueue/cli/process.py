@@ -204,7 +204,7 @@ def load(settings: ProcessSettings) -> tuple[RQueue, WorkerConfig]:
     Raises:
         RQueueError: the app cannot be loaded, or an option is wrong.
     """
-    app = find_app(settings.app, settings.url, settings.namespace)
+    app = find_app(settings.app, settings.url, settings.namespace, settings.results)
     if app.endpoint.is_memory:
         raise ConfigError(f"{app!r}: memory:// is in one process only; a worker process needs a Redis")
     config = settings.config()

@@ -190,6 +190,7 @@ def worker(
     app: options.App = None,
     url: options.Url = None,
     namespace: options.Namespace = None,
+    results: options.Results = None,
     queues: Queues = None,
     concurrency: Concurrency = None,
     processes: Processes = None,
@@ -234,7 +235,9 @@ def worker(
         "shutdown_timeout_s": shutdown_timeout,
         "max_loop_stall_s": max_loop_stall,
     }
-    process = ProcessSettings(app, url, namespace, given, loglevel, log_format, variables=variables.used)
+    process = ProcessSettings(
+        app, url, namespace, given, loglevel, log_format, variables=variables.used, results=results
+    )
     is_prefork = pool == "prefork"
     fleet = FleetSettings(process, wanted if is_prefork else processes or 1, scale if is_prefork else None, reload)
     _check(fleet, wanted, scale, processes)

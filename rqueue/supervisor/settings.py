@@ -16,7 +16,7 @@ class ProcessSettings:
 
     Args:
         app: ``module:attribute``, or None to look in the usual places.
-        url, namespace: take the place of the app's own, when given.
+        url, namespace, results: take the place of the app's own, when given.
         worker: the fields of :class:`~rqueue.config.WorkerConfig` that differ from their defaults.
         loglevel, log_format: as on the command line.
         standby: claim nothing until it is told to take another one's place.
@@ -31,6 +31,7 @@ class ProcessSettings:
     log_format: str = "text"
     standby: bool = False
     variables: Sequence[str] = field(default_factory=list)
+    results: str | None = field(default=None, repr=False)
 
     def config(self) -> WorkerConfig:
         """The worker's settings.

@@ -151,3 +151,17 @@ def test_a_database_by_its_url_needs_no_app(directory):
     """Breaks when the app is loaded though nobody named it: its module may need what is not here."""
     (directory / "tasks.py").write_text("raise RuntimeError('loaded')\n")
     assert find_keeper(None, "sqlite:///other.db").config.results == Results("sqlite:///other.db")
+
+
+def test_a_named_store_takes_the_place_of_the_apps_own_and_keeps_its_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kept.py").write_text(
+        "from rqueue import Results, RQueue\napp = RQueue(results=Results('sqlite:///own.db', keep_failures=True))\n"
+        "bare = RQueue(result_ttl=None)\n"
+    )
+    named = find_app("kept:app", results="sqlite:///other.db").config.results
+    assert named is not None
+    assert (named.url, named.keep_failures) == ("sqlite:///other.db", True)
+    added = find_app("kept:bare", results="sqlite:///other.db").config
+    assert added.results is not None
+    assert added.limits.in_redis_s(None) == 3600
