@@ -63,10 +63,17 @@ async def bring_up(url: str) -> None:
 
 @pytest.fixture(scope="session")
 def migrated_postgres(postgres: Postgres) -> str:
-    """The name of a database with tables, for tests that need no empty ones."""
+    """The name of a database with empty tables, to be copied: nobody connects to it, since then it could not be."""
     postgres.run("CREATE DATABASE migrated")
     asyncio.run(bring_up(postgres.url("migrated")))
     return "migrated"
+
+
+@pytest.fixture(scope="session")
+def shared_postgres(postgres: Postgres, migrated_postgres: str) -> str:
+    """The name of a database with tables, for tests that need no empty ones."""
+    postgres.run(f"CREATE DATABASE shared TEMPLATE {migrated_postgres}")
+    return "shared"
 
 
 @pytest.fixture
@@ -111,7 +118,7 @@ def store_url(request: pytest.FixtureRequest) -> str:
         file: str = request.getfixturevalue("own_sqlite")
         return file
     server: Postgres = request.getfixturevalue("postgres")
-    return server.url(request.getfixturevalue("migrated_postgres"), request.param)
+    return server.url(request.getfixturevalue("shared_postgres"), request.param)
 
 
 NewStore = Callable[..., ResultStore]

@@ -108,10 +108,11 @@ def note(connection: Any, _: object) -> None:
 
 async def close(engine: AsyncEngine) -> None:
     """Close its connections, and wait no longer for what was left."""
-    task = asyncio.get_running_loop().create_task(engine.dispose())
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(engine.dispose())
     _leaving.add(task)
     task.add_done_callback(_left)
-    await asyncio.wait(tuple(_leaving), timeout=TIMEOUT_S)
+    await asyncio.wait([each for each in _leaving if each.get_loop() is loop], timeout=TIMEOUT_S)
 
 
 def meaning(error: Exception) -> Exception:

@@ -1,9 +1,11 @@
 """A call is bounded, tried again where that helps, and its errors say what is to be done."""
 
 import asyncio
+import os
+import signal
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import InvalidRequestError
 
 from rqueue.errors import ConfigError, SchemaMismatch, StoreUnavailable
@@ -15,11 +17,25 @@ from .conftest import ask
 
 
 @pytest.fixture(params=["asyncpg", "psycopg"])
-async def driven(request, postgres, migrated_postgres):
+async def driven(request, postgres, shared_postgres):
     """An engine with one connection, so that one which is not given back is missed."""
-    made = engine_for(postgres.url(migrated_postgres, request.param), pool_size=1)
+    made = engine_for(postgres.url(shared_postgres, request.param), pool_size=1)
     yield made
     await made.dispose()
+
+
+@pytest.fixture
+def frozen():
+    """Stop a process; it goes on at the end."""
+    stopped = []
+
+    def stop(pid):
+        stopped.append(pid)
+        os.kill(pid, signal.SIGSTOP)
+
+    yield stop
+    for pid in stopped:
+        os.kill(pid, signal.SIGCONT)
 
 
 def fails(sqlstate, times=1):
@@ -112,6 +128,36 @@ async def test_a_call_that_is_cancelled_gives_its_connection_back(driven, turns)
             await task
     while calls._leaving:  # the pool wakes nobody when a connection was not made after all
         await asyncio.sleep(0)
+    assert await call(driven, fails("", 0)[0]) == "done"
+
+
+async def test_a_connection_that_hangs_is_given_up_at_once(driven, frozen):
+    """Its host is gone, and another one has its name. Breaks when the driver is cancelled, and waits for it longer."""
+
+    async def work(connection):
+        frozen((await connection.execute(text("SELECT pg_backend_pid()"))).scalar())
+        await connection.execute(text("SELECT 1"))
+
+    with pytest.raises(StoreUnavailable):
+        await call(driven, work, timeout_s=0.5)
+    assert await call(driven, fails("", 0)[0]) == "done"
+
+
+async def test_a_connection_that_hangs_while_it_is_set_up_is_given_up_as_well(driven, frozen):
+    """Drivers ask a few things on each new one. Breaks when a call knows its connection only when it has it."""
+
+    @event.listens_for(driven.sync_engine, "connect", once=True)
+    def hang(connection, _):
+        cursor = connection.cursor()
+        cursor.execute("SELECT pg_backend_pid()")
+        frozen(cursor.fetchone()[0])
+        cursor.execute("SELECT 1")
+
+    with pytest.raises(StoreUnavailable):
+        await call(driven, sleep, timeout_s=0.5)
+    if calls._leaving:
+        await asyncio.wait(set(calls._leaving), timeout=1.5)  # drivers wait for two seconds, or for ten
+    assert not calls._leaving
     assert await call(driven, fails("", 0)[0]) == "done"
 
 
