@@ -7,7 +7,7 @@ PYTHONS := python3.14 python3.13 python3.12 python3.11 python3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-cluster chaos lint types check format lock clean
-.PHONY: bench bench-quick bench-readme bench-fleet bench-schedule bench-scale bench-faults bench-results bench-history bench-lock
+.PHONY: bench bench-quick bench-readme bench-fleet bench-schedule bench-scale bench-faults bench-results bench-history bench-prune bench-lock
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -69,6 +69,9 @@ bench-results: $(READY) ## measure result stores beside Celery's: eight minutes 
 
 bench-history: $(READY) ## ask a million rows of history: five minutes (ARGS=--quick)
 	@$(BIN)/python -m benchmarks.history $(ARGS)
+
+bench-prune: $(READY) ## prune half of a million rows beside a worker: ten minutes (ARGS=--quick)
+	@$(BIN)/python -m benchmarks.prune $(ARGS)
 
 bench-fleet: $(READY) ## measure worker processes: scaling, memory, recovery (make bench-fleet ARGS=--quick)
 	@$(BIN)/python benchmarks/fleet.py $(ARGS)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from rqueue.client.checkup.finding import Finding, Level
+from rqueue.config import age_s
 from rqueue.errors import ConfigError, MalformedMessage, MissingDependency, SchemaMismatch, StoreError
 from rqueue.results.entry import Entry
 from rqueue.results.store import ResultStore
@@ -40,7 +41,7 @@ async def examine_store(client: Client) -> list[Finding]:
         return [
             Finding("results", Level.PROBLEM, f"the store cannot be asked: {exc}", "", "see what it needs to answer")
         ]
-    kept = "for ever" if results.retention is None else f"for {results.retention}"
+    kept = "for ever" if results.retention is None else f"for {timedelta(seconds=age_s(results.retention))}"
     return found or [Finding("results", Level.OK, f"{store.shown} answers; rows are kept {kept}")]
 
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from sqlalchemy import bindparam, delete, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -88,6 +88,11 @@ WHERE excluded.succeeded + excluded.failed + excluded.revoked
 ).bindparams(bindparam("hour", type_=Moment))
 
 
+class _Late(NamedTuple):
+    hours: list[datetime]
+    now: datetime
+
+
 async def count(
     connection: AsyncConnection,
     since: datetime,
@@ -114,8 +119,8 @@ async def count(
 async def roll(engine: AsyncEngine, now: datetime | None = None) -> int:
     """Count the hours that are over and are not counted yet, and anew those that were written to since.
 
-    It may be done by several at once, and again at any time. Each hour is a transaction: one that breaks off is
-    counted by whoever rolls next.
+    It may be done by several at once, and again at any time. Each hour is a transaction, or each day where rows were
+    late: one that breaks off is counted by whoever rolls next.
 
     Args:
         engine: the database's.
@@ -131,7 +136,13 @@ async def roll(engine: AsyncEngine, now: datetime | None = None) -> int:
     counted = 0
     while await call(rolling, partial(_roll_next, now=now), timeout_s=_TIMEOUT_S):
         counted += 1
-    return counted + await call(rolling, partial(_roll_late, now=now), timeout_s=_TIMEOUT_S)
+    late = await call(rolling, partial(_look, now=now), timeout_s=_TIMEOUT_S)
+    for day in sorted({day_of(hour) for hour in late.hours}):
+        again = [hour for hour in late.hours if day_of(hour) == day]
+        await call(rolling, partial(_roll_again, hours_of_day=again), timeout_s=_TIMEOUT_S)
+    # Only now: whoever dies before leaves the mark, and what is late is found again.
+    await call(rolling, partial(_looked, now=late.now))
+    return counted + len(late.hours)
 
 
 def hour_of(moment: datetime) -> datetime:
@@ -168,20 +179,30 @@ async def _roll_next(connection: AsyncConnection, now: datetime | None) -> bool:
     return hour is not None
 
 
-async def _roll_late(connection: AsyncConnection, now: datetime | None) -> int:
-    """Count the hours anew to which rows were written after they had been counted; how many."""
-    await marks.lock(connection)
+async def _look(connection: AsyncConnection, now: datetime | None) -> _Late:
+    """The hours to which rows were written after they had been counted."""
     known = await marks.read(connection)
     now = now or await marks.now(connection)
-    rolled = known[marks.ROLLED]
-    late = await _hours_written(connection, known[marks.LOOKED] - _MARGIN, _oldest(now), rolled)
-    for hour in late:
+    recorded = known[marks.LOOKED] - _MARGIN
+    return _Late(await _hours_written(connection, recorded, _oldest(now), known[marks.ROLLED]), now)
+
+
+async def _roll_again(connection: AsyncConnection, hours_of_day: list[datetime]) -> None:
+    """Count hours of one day anew."""
+    await marks.lock(connection)
+    for hour in hours_of_day:
         await _count_hour(connection, hour)
-    await _add_up(connection, {day_of(hour) for hour in late}, rolled)
-    await marks.write(connection, marks.LOOKED, max(now, known[marks.LOOKED]))
+    await _add_up(connection, {day_of(hours_of_day[0])}, (await marks.read(connection))[marks.ROLLED])
+    await connection.commit()
+
+
+async def _looked(connection: AsyncConnection, now: datetime) -> None:
+    """It was looked for late rows, at that time; and what is too old goes."""
+    await marks.lock(connection)
+    if now > (await marks.read(connection))[marks.LOOKED]:
+        await marks.write(connection, marks.LOOKED, now)
     await connection.execute(delete(hours).where(hours.c.hour < _oldest(now)))
     await connection.commit()
-    return len(late)
 
 
 async def _next_with_rows(connection: AsyncConnection, start: datetime, end: datetime) -> datetime | None:

@@ -310,4 +310,3 @@ async def _listen_psycopg(driver: Any, told: Callable[[], None]) -> None:
             told()
         async with asyncio.timeout(_ANSWER_S):
             await driver.execute("SELECT 1")
-        told()  # whoever told while that was asked may not have been heard
