@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
@@ -449,7 +450,7 @@ def invoke(words: list[str]) -> Any:
 
 async def test_the_history_of_the_page(unpack):
     unpack(RESULTS)
-    assert (await asyncio.to_thread(invoke, command(RESULTS, "rqueue", "db"))).exit_code == 0
+    assert (await asyncio.to_thread(invoke, command(RESULTS, "rqueue", "db", "upgrade", "-A"))).exit_code == 0
     app = load("orders").app
     with worker(command(RESULTS, "rqueue", "worker")):
         assert await asyncio.to_thread(run, sys.executable, "find.py") == "2 of tea\nValueError\nSUCCESS\n"
@@ -467,7 +468,8 @@ def test_the_commands_of_history_are_understood(unpack):
     unpack(RESULTS)
     commands = [words for words in shell_lines(RESULTS) if words[1] in ("db", "history", "stats")]
     codes = [invoke(words).exit_code for words in commands]
-    assert codes == [0, 0, 0, 4, 0, 0, 0, 0]
+    assert codes == [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]
+    assert load("retention").app.config.results.retention == timedelta(days=30)
     assert load("settings").app.config.results == Results(
         "postgresql+asyncpg://localhost/shop", retention="90d", keep_failures=True, args_bytes=1024
     )
