@@ -179,6 +179,7 @@ class Worker:
 
         Raises:
             BrokerError: Redis could not be asked, or the worker was stopped meanwhile.
+            StoreError: the database of the outbox could not be asked.
         """
         idle = self._inflight.signals.idle
         while True:

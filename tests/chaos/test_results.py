@@ -14,20 +14,23 @@ from .stage import Stage, end
 
 
 async def some_of_all(stage: Stage, seconds: float) -> None:
-    """The database is killed, and stands still; a worker's process is killed while it is away."""
+    """The database stands still, and is killed; a worker's process is killed while it is away."""
     stage.server()
     postgres = await asyncio.to_thread(stage.database)
-    group = stage.work("-c", "10", "--lease", "2")
+    store, group = stage.store, stage.work("-c", "10", "--lease", "2")
+    assert store is not None
     stage.produce(count=1, rate=40, mix={"quick": 0.7, "flaky": 0.2, "failing": 0.1})
     await stage.first_jobs()
+    database = results.processes(postgres)
     with stage.fault("store frozen", pids=()):
-        database = results.processes(postgres)
         end(database, signal.SIGSTOP)
-        await asyncio.sleep(seconds)
+        await stage.until(store.spooled, what="a result that waits in Redis")
     end(database, signal.SIGCONT)
+    await stage.until(lambda: not store.spooled(), what="an empty spool")
     with stage.fault("store killed", pids=()):
         postgres.kill()
         end(database)
+        await stage.until(store.spooled, what="a result that waits in Redis")
         await kill_child(stage, group, set(), settle_s=results.WRITING_S)
         await asyncio.to_thread(postgres.start)
     await asyncio.sleep(seconds)

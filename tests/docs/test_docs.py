@@ -19,7 +19,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
@@ -469,7 +468,6 @@ def test_the_commands_of_history_are_understood(unpack):
     commands = [words for words in shell_lines(RESULTS) if words[1] in ("db", "history", "stats")]
     codes = [invoke(words).exit_code for words in commands]
     assert codes == [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]
-    assert load("retention").app.config.results.retention == timedelta(days=30)
     assert load("settings").app.config.results == Results(
         "postgresql+asyncpg://localhost/shop", retention="90d", keep_failures=True, args_bytes=1024
     )

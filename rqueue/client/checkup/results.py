@@ -110,7 +110,7 @@ async def _examine_tables(store: ResultStore) -> list[Finding]:
     from rqueue.results.sql.partitions import months_ahead
     from rqueue.results.sql.schema import check
 
-    found = [Finding("results", Level.WARNING, each, "", _UPGRADE) for each in await check(store.engine)]
+    found = [Finding("results", Level.WARNING, each, "", "rqueue db check") for each in await check(store.engine)]
     ahead = await call(store.engine, lambda connection: months_ahead(connection, datetime.now(UTC)))
     if ahead is not None and ahead < 1:
         text = "the table has no partition for the next month: its rows go to the one for all others"

@@ -1,6 +1,5 @@
 """stats: the same numbers, whichever part of the time is counted already, and when rows have gone."""
 
-import asyncio
 import math
 import random
 import re
@@ -16,7 +15,7 @@ from rqueue.results.sql.hours import DAY, HOUR, hour_of, roll
 from rqueue.results.sql.retention import prune
 from rqueue.results.sql.stats import Plan, Span, plan, stats
 
-from .ended import AT, ended, put
+from .ended import AT, ended, how_many, put
 
 MINUTE = timedelta(minutes=1)
 EVER = datetime(1970, 1, 1, tzinfo=UTC)
@@ -166,21 +165,24 @@ async def test_statistics_outlive_rows(engine):
     assert found.count == 2
 
 
-async def test_they_are_of_one_moment(postgresql):
-    """Breaks when marks, counts and rows are not read in one snapshot."""
+async def test_they_are_of_one_moment(postgresql, monkeypatch):
+    """All is counted and removed between two of its statements. Breaks when they do not share a snapshot."""
     now = datetime.now(UTC)
     await put(postgresql, *(ended(now - DAY + number * MINUTE) for number in range(400)))
+    read = marks.read
 
-    async def changes():
-        await roll(postgresql)
+    async def read_then_all_changes(connection):
+        known = await read(connection)
+        monkeypatch.undo()
         await prune(postgresql, now - HOUR)
+        return known
 
-    changing = asyncio.ensure_future(changes())
-    seen = set()
-    while not changing.done():
-        seen.add(tuple(each.count for each in await stats(postgresql, now - 4 * DAY)))
-    await changing
-    assert seen == {(400,)}
+    monkeypatch.setattr(marks, "read", read_then_all_changes)
+    (found,) = await stats(postgresql, now - 4 * DAY)
+    assert found.count == 400
+    (found,) = await stats(postgresql, now - 4 * DAY)
+    assert found.count == 400
+    assert await how_many(postgresql) == 0
 
 
 async def test_without_tables_it_says_what_to_do(postgres_url):
