@@ -27,6 +27,19 @@ def task_of(app: RQueue):
 # --- in memory --------------------------------------------------------------------------------------------------------
 
 
+async def test_an_app_in_memory_leaves_its_store_of_results_alone(redis_url):
+    """Breaks when a program's tests write into the database that its settings name."""
+    app = RQueue(redis_url, results="redis://127.0.0.1:1/0")
+    kept = app.config
+    echo = task_of(app)
+    with in_memory(app):
+        async with working(app):
+            assert await (await echo.enqueue(1)).result(timeout=10) == 1
+        with pytest.raises(JobNotFound):
+            await app.job("unknown").info()
+    assert app.config is kept
+
+
 async def test_an_app_in_memory_leaves_its_redis_alone(app):
     echo = task_of(app)
     with in_memory(app):

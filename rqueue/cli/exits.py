@@ -41,7 +41,7 @@ REPLACE: Final = 75
 MEANINGS: Final = (
     "Exit codes: 0 success, 1 the job failed (or the answer was no), 2 wrong usage or configuration, "
     "3 Redis cannot be reached or refuses, 4 not found, 5 the job has not ended (in time), or a worker has not "
-    "answered, 6 the database of history cannot be reached, refuses, or needs an upgrade."
+    "answered, 6 the database of history cannot be reached or refuses."
 )
 """For the help of every command but ``doctor``."""
 

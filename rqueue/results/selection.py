@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, TypedDict
 
 import orjson
 
+from rqueue.config import age_s
 from rqueue.errors import ConfigError
 from rqueue.wire.keys import check_queue_name
 from rqueue.wire.state import State
@@ -26,8 +27,6 @@ _SPACES: Final = str.maketrans(SIGNS, " " * len(SIGNS))
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")  # no database has NUL, or halves of characters
-_AGE: Final = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 When = datetime | timedelta | str
 """A moment: an aware datetime, a time ago, or a text: ``24h``, ``7d``, ``2026-11-01``, ``2026-11-01T12:00+01:00``."""
@@ -150,20 +149,17 @@ def moment(name: str, given: object, now: datetime) -> datetime:
     Raises:
         ConfigError: it is none.
     """
-    found = given
-    try:
-        if isinstance(given, str):
-            age = _AGE.fullmatch(given.strip())
-            found = timedelta(**{_UNITS[age[2]]: float(age[1])}) if age else _read(given.strip())
-        if isinstance(found, timedelta):
-            found = now - found
-    except (ValueError, OverflowError):
-        found = None
-    if not isinstance(found, datetime):
-        raise ConfigError(f"{name} {given!r}: an age such as 90s, 15m, 24h or 7d, or a time such as 2026-11-01T12:00Z")
-    if found.tzinfo is None:
+    found = given if isinstance(given, datetime) else _read(given)
+    if found is not None and found.tzinfo is None:
         raise ConfigError(f"{name} {given!r}: a datetime with a time zone")
-    return found.astimezone(UTC)
+    try:
+        if found is None:
+            age: Any = given
+            found = now - timedelta(seconds=age_s(age, name))
+        return found.astimezone(UTC)
+    except (ConfigError, OverflowError):
+        text = "an age such as 90s, 15m, 24h or 7d, or a time such as 2026-11-01T12:00Z"
+        raise ConfigError(f"{name} {given!r}: {text}") from None
 
 
 def words_of(search: str) -> tuple[Word, ...]:
@@ -182,9 +178,12 @@ def words_of(search: str) -> tuple[Word, ...]:
     return tuple(found)
 
 
-def _read(text: str) -> datetime:
-    found = datetime.fromisoformat(text)
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+def _read(given: object) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(given.strip()) if isinstance(given, str) else None
+    except ValueError:
+        return None
+    return found.replace(tzinfo=UTC) if found is not None and found.tzinfo is None else found
 
 
 def _state(given: object) -> State | None:

@@ -111,8 +111,6 @@ class Archive:
 
     async def close(self) -> None:
         """Close its connections."""
-        for task in tuple(self._abandoned):
-            task.cancel()
         await self._in_time(self._store.close())
 
     async def _saved(self, rows: Sequence[Row]) -> Sequence[str]:
@@ -147,16 +145,19 @@ class Archive:
         try:
             await asyncio.wait([task], timeout=self._timeout_s)
         except asyncio.CancelledError:
-            task.cancel()
+            self._abandon(task)
             raise
         if task.done():
             return task.result()
-        task.cancel()
-        self._abandoned.add(task)
-        task.add_done_callback(self._forget)
+        self._abandon(task)
         raise StoreUnavailable(f"no answer within {self._timeout_s:g} s")
+
+    def _abandon(self, task: asyncio.Task[Any]) -> None:
+        task.cancel()
+        self._abandoned.add(task)  # the loop itself holds its tasks weakly
+        task.add_done_callback(self._forget)
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._abandoned.discard(task)
         if not task.cancelled():
-            task.exception()  # it was said that it did not answer
+            task.exception()  # nobody waits for it any more

@@ -179,6 +179,7 @@ class Worker:
 
         Raises:
             BrokerError: Redis could not be asked, or the worker was stopped meanwhile.
+            StoreError: the database of the outbox could not be asked.
         """
         idle = self._inflight.signals.idle
         while True:
@@ -328,11 +329,10 @@ class Worker:
         self._broker = broker = broker_for(client.endpoint, client.keys, limits)
         self._judge = judge = Judge(limits, config, broker.clock.now_ms, client.keyring)
         self._schedule = schedule = Schedule(signals.promote)
-        parent = self._parent
         # In solo the loop stands still for as long as a job's function runs: that says nothing.
         stall_s = math.inf if config.pool == "solo" else config.max_loop_stall_s
         self._heart = Heart(client.endpoint, queues, lease, signals, self._card, stall_s, self._is_renewed_by_parent)
-        self._gauge = Gauge(inflight, parent, self._card, self._spent)
+        self._gauge = Gauge(inflight, self._parent, self._card, self._spent)
         self._observers = observers = Observers(client.hooks, client.signals, client.tasks, client.keyring)
         self._fetcher = Fetcher(broker, queues, inflight, lease, schedule, judge, client.config, config, observers)
         self._record()
@@ -360,7 +360,7 @@ class Worker:
         self._resources = Resources(client)
         scale = Autoscale(*config.autoscale) if config.autoscale is not None else None
         self._autoscaler = Autoscaler(broker, self._fetcher.served, inflight, scale, self.resize)
-        upward = self._parent.ask if parent.replaces else None
+        upward = self._parent.ask if self._parent.replaces else None
         self._control = Control(broker, lease, self._verbs(), upward, self._passed_on(), client.keyring)
 
     def _record(self) -> None:

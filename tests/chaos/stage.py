@@ -17,6 +17,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from rqueue.embedded import EmbeddedServer
+from rqueue.results.sql.engine import engine_for
+from rqueue.results.sql.schema import upgrade
 from tests.postgres import Postgres
 
 from .fault import Fault
@@ -212,13 +214,22 @@ class Stage:
         return server
 
     def database(self) -> Postgres:
-        """Start PostgreSQL, with rqueue's tables: workers that are started from now on keep their results there."""
+        """Start PostgreSQL, with rqueue's tables: workers that are started from now on keep their results there.
+
+        To be called where no event loop runs: in a thread.
+        """
         postgres = Postgres()
         self._closing.enter_context(postgres)
         self.results, self.rows = {RESULTS: postgres.url()}, Rows(postgres.url())
-        made = [sys.executable, "-m", "rqueue", "db", "upgrade", "--results", postgres.url()]
-        subprocess.run(made, cwd=ROOT, env=environment(self.logs, {}), check=True, capture_output=True)
+        asyncio.run(self._make_tables(postgres.url()))
         return postgres
+
+    async def _make_tables(self, url: str) -> None:
+        engine = engine_for(url)
+        try:
+            await upgrade(engine)
+        finally:
+            await engine.dispose()
 
     def produce(self, load: Load | None = None, count: int = 2, module: str = "producer", **more: Any) -> None:
         """Start producers; `more` are the load's fields, `module` is the program."""

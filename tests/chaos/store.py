@@ -55,7 +55,7 @@ class Store:
 
     def spooled(self) -> int:
         """How many results wait in Redis for their store."""
-        return sum(self.client.llen(f"{keys.main}:spool") for keys in self.keys)
+        return sum(self.client.llen(keys.spool) for keys in self.keys)
 
     def letters(self) -> dict[str, str]:
         """Why each dead job died, by its mark."""

@@ -1,7 +1,6 @@
 """The short form of `make chaos`: some scenarios for a few seconds, and two in which rqueue is broken on purpose."""
 
 import asyncio
-import os
 
 import pytest
 
@@ -16,21 +15,9 @@ from .verdict import Verdict
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 
 
-@pytest.mark.parametrize(
-    ("name", "seconds"),
-    [
-        ("kills", 1.5),
-        ("poison", 2.0),
-        ("clocks", 1.5),
-        ("upgrade", 1.0),
-        ("store-kills", 1.0),
-        ("store-freezes", 1.0),
-    ],
-)
+@pytest.mark.parametrize(("name", "seconds"), [("kills", 1.5), ("poison", 2.0), ("clocks", 1.5), ("upgrade", 1.0)])
 async def test_a_scenario_keeps_what_is_guaranteed(tmp_path, name, seconds):
     outcome = await play(BY_NAME[name], seconds, "7", tmp_path / "stage")
-    if outcome.lacks and "CI" not in os.environ:
-        pytest.skip(outcome.lacks)
     assert outcome.verdict.broken == [], report.line(outcome)
     assert outcome.verdict.done > 0
 

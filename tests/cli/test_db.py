@@ -84,4 +84,4 @@ def test_an_app_without_a_database(command, directory):
     (directory / "plain.py").write_text("from rqueue import RQueue\napp = RQueue()\n")
     shown = command("db", "check", "-A", "plain:app")
     assert shown.exit_code == 2
-    assert "keeps no history" in shown.stderr
+    assert "no database keeps history" in shown.stderr

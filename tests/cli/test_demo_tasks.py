@@ -9,6 +9,11 @@ def test_the_queues_of_the_design():
     assert priorities == {"default": 5, "email": 3, "reports": 5, "analytics": 2, "cleanup": 1}
 
 
+def test_no_database_is_told_of_the_demos_jobs(monkeypatch):
+    monkeypatch.setenv("RQUEUE_RESULTS", "postgresql://localhost/production")
+    assert make_app("memory://").config.results is None
+
+
 def test_each_task_has_a_coroutine_or_a_thread():
     assert {task.name.rpartition(".")[2]: task.is_coroutine for task in app.tasks} == {
         "wait_in_coroutine": True,

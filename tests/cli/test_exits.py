@@ -20,7 +20,7 @@ CODES = [
     (errors.BrokerFull("full"), Code.REDIS),
     (errors.EnqueueUnknown(["1"]), Code.REDIS),
     (errors.StoreUnavailable("away"), Code.STORE),
-    (errors.SchemaMismatch("old"), Code.STORE),
+    (errors.SchemaMismatch("old"), Code.USAGE),
     (errors.JobNotFound("1"), Code.NOT_FOUND),
     (errors.WaitTimeout("late"), Code.TIMEOUT),
     (errors.RQueueError("other"), Code.FAILED),

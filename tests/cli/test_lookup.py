@@ -2,7 +2,7 @@
 
 import pytest
 
-from rqueue.cli.lookup import NoApp, find_app, find_app_or_bare, find_client, find_keeper
+from rqueue.cli.lookup import NoApp, bare, find_app, find_app_or_bare, find_client, find_keeper
 from rqueue.config import Results
 from rqueue.errors import ConfigError
 
@@ -62,6 +62,17 @@ def test_url_and_namespace_take_the_place_of_the_apps_own(directory):
     write(directory, "tasks.py")
     app = find_app(None, "redis://elsewhere:1/0", "mine")
     assert (app.endpoint.shown, app.keys.namespace) == ("redis://elsewhere:1/0", "mine")
+
+
+def test_where_nobody_says_where_redis_is_the_environment_does(directory, monkeypatch):
+    """Breaks when commands that load no app look elsewhere than apps do, or name a variable that did not count."""
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis://celerys:1/0")
+    assert bare(None, None).endpoint.shown == "redis://celerys:1/0"
+    (directory / "tasks.py").write_text("from rqueue import RQueue\napp = RQueue()\n")
+    app = find_app(None)
+    assert (app.endpoint.shown, app.variables) == ("redis://celerys:1/0", ("CELERY_BROKER_URL",))
+    app = find_app(None, "redis://elsewhere:1/0")
+    assert (app.endpoint.shown, app.variables) == ("redis://elsewhere:1/0", ())
 
 
 ERRORS = {

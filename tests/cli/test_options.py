@@ -61,9 +61,10 @@ def test_there_are_the_commands_of_the_design():
         ("dead", "edit"),
         ("dead", "retry"),
         ("dead", "purge"),
+        ("stats",),
         ("history",),
-        ("history", "show"),
-        ("history", "export"),
+        *(("history", name) for name in ["show", "export", "prune"]),
+        *(("db", name) for name in ["upgrade", "current", "check"]),
         *(("schedule", name) for name in ["list", "show", "add", "edit", "pause", "resume", "trigger", "remove"]),
     }
 
@@ -79,5 +80,5 @@ def test_help_renders(command, path):
         shown = command(*path, flag)
         assert shown.exit_code == 0
         assert "Usage: " in shown.stdout
-        has_its_own = path in {("dead",), ("schedule",), ("doctor",)}
+        has_its_own = path in {("dead",), ("db",), ("schedule",), ("doctor",)}
         assert "Exit codes: 0 success" in shown.stdout or has_its_own

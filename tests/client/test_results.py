@@ -77,7 +77,12 @@ class Kept:
     async def open(self) -> None: ...
 
     async def save(self, rows: Sequence[Row]) -> Sequence[str]:
-        raise NotImplementedError
+        if self.error is not None:
+            raise self.error
+        return ()
+
+    async def tidy(self, retention_s: float | None, *, keep_failures: bool = False) -> int:
+        return 0
 
     async def close(self) -> None: ...
 
@@ -92,7 +97,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> Kept:
 
 @pytest.fixture
 async def app(url, new_app, kept) -> RQueue:
-    return new_app(url, results="sqlite+aiosqlite:///history.db")
+    return new_app(url, results="redis://127.0.0.1:1/0")
 
 
 async def write_record(app: RQueue, job_id: str, record: bytes) -> None:
@@ -337,7 +342,7 @@ async def test_without_a_store_nobody_is_asked(url, new_app, kept):
 
 
 def test_synchronous_code_asks_the_store_as_well(kept):
-    app = RQueue("memory://", results="sqlite+aiosqlite:///history.db")
+    app = RQueue("memory://", results="redis://127.0.0.1:1/0")
 
     @app.task
     def job() -> int:

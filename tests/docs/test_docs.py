@@ -402,8 +402,9 @@ async def test_an_order_and_its_job_are_one_transaction(unpack, postgres_url):
     for path in directory.glob("*.py"):
         text = path.read_text(encoding="utf-8").replace("postgresql+asyncpg://localhost/shop", postgres_url)
         path.write_text(text.replace("postgresql+psycopg://localhost/shop", postgres_url.replace("asyncpg", "psycopg")))
-    await asyncio.to_thread(run_rqueue, command(OUTBOX, "rqueue", "db", "upgrade"))
     module = load("shop")
+    upgrade = command(OUTBOX, "rqueue", "db", "upgrade")[1:]
+    assert (await asyncio.to_thread(CliRunner().invoke, program, upgrade)).exit_code == 0
     async with module.engine.begin() as connection:
         await connection.run_sync(module.Base.metadata.create_all)
     web = AsyncClient(transport=ASGITransport(module.web), base_url="http://test")
@@ -413,7 +414,8 @@ async def test_an_order_and_its_job_are_one_transaction(unpack, postgres_url):
         assert await module.queue.job(made["job"]).result(timeout=20) == "ann"
         async with module.sessions.begin() as session:
             session.add(module.Order(customer="bob"))
-        await asyncio.to_thread(run, sys.executable, "nightly.py")
+        nightly = await asyncio.to_thread(load, "nightly")
+        nightly.engine.dispose()
         await inside.drain()
         async with module.sessions() as session:
             assert [(await session.get(module.Order, number)).is_confirmed for number in (1, 2)] == [True, True]
@@ -439,17 +441,33 @@ def test_the_commands_of_cancelling_are_understood(redis_url, monkeypatch):
     assert codes == [4, 4, 0, 0]
 
 
-def test_the_history_of_the_page(unpack):
-    directory = unpack(RESULTS)
-    _, upgrade, _, history = shell_lines(RESULTS)
-    assert "version" in run_rqueue(upgrade)
+def invoke(words: list[str]) -> Any:
+    """Run a command of the page in this process, with the page's app where it names none."""
+    named = words if "-A" in words else [*words, "-A", "orders:app"]
+    return CliRunner().invoke(program, named[1:], input="y\n")
+
+
+async def test_the_history_of_the_page(unpack):
+    unpack(RESULTS)
+    assert (await asyncio.to_thread(invoke, command(RESULTS, "rqueue", "db", "upgrade", "-A"))).exit_code == 0
+    app = load("orders").app
     with worker(command(RESULTS, "rqueue", "worker")):
-        assert run(sys.executable, "find.py") == "2 of tea\nValueError\nSUCCESS\n"
-        with redis.Redis.from_url(load("orders").app.endpoint.url) as connection:
-            connection.flushall()
-        (job_id,) = [each["id"] for each in json.loads(run_rqueue([*history, "--json"]))["jobs"]]
-    assert (directory / "history.db").exists()
-    assert CliRunner().invoke(program, ["result", job_id, "-A", "orders:app"]).exit_code == 1
+        assert await asyncio.to_thread(run, sys.executable, "find.py") == "2 of tea\nValueError\nSUCCESS\n"
+        assert await asyncio.to_thread(run, sys.executable, "report.py") == (
+            "orders.ship ValueError: tea: nothing to ship\nFAILURE\nSUCCESS\norders.ship 2 0.5\n"
+        )
+        async with app:
+            (done,) = (await app.history.page(state="SUCCESS")).entries
+            with redis.Redis.from_url(app.endpoint.url) as connection:
+                connection.flushall()
+            assert await app.job(done.id).result(timeout=5) == "2 of tea"
+
+
+def test_the_commands_of_history_are_understood(unpack):
+    unpack(RESULTS)
+    commands = [words for words in shell_lines(RESULTS) if words[1] in ("db", "history", "stats")]
+    codes = [invoke(words).exit_code for words in commands]
+    assert codes == [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]
     assert load("settings").app.config.results == Results(
         "postgresql+asyncpg://localhost/shop", retention="90d", keep_failures=True, args_bytes=1024
     )

@@ -2,7 +2,7 @@
 
 Workers are killed at each moment between a run's end and its settle, and while they drain; so is the database. Seen to
 fail with `Recorder` handing a batch on before it was written, with `Drainer` taking a page away before it was written,
-and with the store's upsert replacing whatever it finds.
+with the store's upsert replacing whatever it finds, and with `Recorder` forgetting what the store did not take.
 """
 
 import asyncio
@@ -234,10 +234,10 @@ async def test_the_database_is_killed(new_postgres, redis_url, monkeypatch, roun
                 else:
                     strikes.append(window)
                 jobs = await enqueued(app)
-                await worker.drain(scheduled=True)
                 ids += [job.id for job in jobs]
                 states |= {job.id: "FAILURE" if number % 5 == 0 else "SUCCESS" for number, job in enumerate(jobs)}
-                assert await settled(app, ids) == states
+                while await settled(app, ids) != states or strikes == ["under way"]:
+                    await asyncio.sleep(0.01)
                 assert strikes == []
                 if window.startswith("drain"):
                     strikes.append(window)

@@ -1,5 +1,8 @@
 """What is a Redis's own, as a result store: rows expire, and it shares its keys with nobody."""
 
+import re
+from pathlib import Path
+
 import pytest
 import redis
 
@@ -57,6 +60,22 @@ async def test_a_redis_that_is_full_is_unavailable(made, there):
             await made().save([make_row()])
     finally:
         there.config_set("maxmemory", 0)
+
+
+async def test_the_rights_that_the_docs_name_are_enough(redis_url, there):
+    """Breaks when it needs one more, and does nothing at a guarded server."""
+    text = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+    (rules,) = re.findall(r"`(~rqueue:row:\S+ [^`]+)`", text)
+    there.execute_command("ACL", "SETUSER", "keeper", "reset", "on", ">secret", *rules.split())
+    store = RedisStore(redis_url.replace("redis://", "redis://keeper:secret@"), ttl_s=60)
+    try:
+        await store.open()
+        row = make_row()
+        assert not await store.save([row])
+        assert await store.find(row.id) == row
+    finally:
+        await store.close()
+        there.execute_command("ACL", "DELUSER", "keeper")
 
 
 def test_what_it_is_shown_as():

@@ -247,7 +247,7 @@ async def test_a_spool_that_takes_nothing_keeps_no_job_from_its_end(custody, app
         assert (await app.job("late", "default").info()).state == "FAILURE"
 
 
-@pytest.mark.parametrize("results", [None, "sqlite+aiosqlite:///never.db"])
+@pytest.mark.parametrize("results", [None, "redis://127.0.0.1:1/9"])
 async def test_beside_a_result_store_redis_keeps_no_end_for_ever(url, broker, dead, results):
     """As its workers do. Breaks when what a supervisor ends stays in Redis."""
     app = RQueue(url, results=results, result_ttl=None)

@@ -5,6 +5,10 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session
+
 from rqueue import (
     Cancellations,
     Cancelled,
@@ -253,6 +257,15 @@ async def many() -> None:
     assert_type(bound_async.s("x"), Signature[float | None])
     assert_type(await app.enqueue_many([plain_async.s(1), bound_sync.s(1, 2)]), list[Job[Any]])
     assert_type(await app.enqueue(plain_sync.s(1)), Job[str])
+
+
+async def enqueue_in(session: AsyncSession, connection: AsyncConnection, sync: Session, other: Connection) -> None:
+    assert_type(await plain_async.enqueue_in(session, 1, b="x"), Job[dict[str, int]])
+    assert_type(await bound_sync.enqueue_in(connection, 1, b=2), Job[int])
+    assert_type(await plain_async.options(priority=9).enqueue_in(session, 1), Job[dict[str, int]])
+    assert_type(await app.enqueue_many_in(session, [plain_async.s(1), bound_sync.s(1, 2)]), list[Job[Any]])
+    assert_type(plain_sync.delay_in(sync, 1, flag=True), SyncJob[str])
+    assert_type(plain_async.options(countdown=1).delay_in(other, 1), SyncJob[dict[str, int]])
 
 
 async def results() -> None:

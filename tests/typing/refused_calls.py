@@ -4,6 +4,9 @@
 away and compares what is left line by line.
 """
 
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
 from rqueue import Context, Depends, RQueue
 
 app = RQueue("memory://")
@@ -50,6 +53,10 @@ async def wrong_arguments() -> None:
     await bound.enqueue(Context, 1)  # type: ignore[call-arg, arg-type]
     asynchronous.s(None)  # type: ignore[arg-type]
     synchronous.delay(b"1")  # type: ignore[arg-type]
+    await asynchronous.enqueue_in(AsyncSession(), "1")  # type: ignore[arg-type]
+    await asynchronous.enqueue_in(Session(), 1)  # type: ignore[arg-type]
+    synchronous.delay_in(AsyncSession(), 1)  # type: ignore[arg-type]
+    synchronous.delay_in(Session())  # type: ignore[call-arg]
     bound.s(a="1")  # type: ignore[arg-type]
     asynchronous.options(queue="email").s()  # type: ignore[call-arg]
 

@@ -432,7 +432,7 @@ class FakeStore:
             raise StoreUnavailable("connection refused")
 
 
-RESULTS = "sqlite+aiosqlite:///never.db"
+RESULTS = "redis://127.0.0.1:1/9"
 """What an app is given whose store is :func:`store`."""
 
 

@@ -9,7 +9,7 @@ from rqueue.errors import BrokerUnavailable
 from rqueue.results.entry import Entry
 from rqueue.worker import drainer as module
 
-RESULTS = "sqlite+aiosqlite:///never.db"
+RESULTS = "redis://127.0.0.1:1/9"
 
 
 def entry(number: int) -> bytes:

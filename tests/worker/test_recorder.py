@@ -12,7 +12,7 @@ from rqueue.worker import recorder as module
 from rqueue.worker.outcome import Ack, Bury, Defer, Release, Revoke, Track
 from rqueue.worker.recorder import BATCH_ROWS, WRITES
 
-RESULTS = "sqlite+aiosqlite:///never.db"
+RESULTS = "redis://127.0.0.1:1/9"
 SUCCESS = b'{"state":"SUCCESS","result":1}'
 FAILURE = b'{"state":"FAILURE","error":{"type":"E","message":"m"}}'
 REVOKED = b'{"state":"REVOKED"}'

@@ -31,6 +31,8 @@ from rqueue.wire.message import Message
 from rqueue.worker import relay as relaying
 from rqueue.worker.relay import REMEMBER_S, Relay
 
+from ..postgres import Postgres  # noqa: TID252 - tests are no installed package
+
 RELAYER = Path(__file__).with_name("relayer.py")
 IS_LONG = os.environ.get("RQUEUE_LONG") == "1"
 WINDOWS = [(when, verb) for verb in ("mark", "enqueue", "sent") for when in ("before", "during", "after")]
@@ -188,6 +190,7 @@ async def test_nothing_is_seen_before_the_commit(office):
     assert await office.enqueued() == [first.id, *second]
 
 
+@pytest.mark.timeout(3600 if IS_LONG else 60)
 @settings(
     max_examples=100 if IS_LONG else 12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -374,7 +377,7 @@ async def relayer() -> AsyncIterator[Callable[..., Awaitable[None]]]:
     await process.wait()
 
 
-@pytest.mark.timeout(600 if IS_LONG else 60)
+@pytest.mark.timeout(3600 if IS_LONG else 60)
 @pytest.mark.parametrize("database", ["asyncpg", "psycopg", "sqlite"] if IS_LONG else ["asyncpg"], indirect=True)
 async def test_relays_are_killed_at_each_window(office, database, relayer):
     """SIGKILL, also while a statement or a script is under way: a hundred times at each with `RQUEUE_LONG=1`."""
@@ -433,41 +436,51 @@ async def test_redis_is_killed_in_the_middle(new_server, database):
         await office.close()
 
 
-@pytest.mark.parametrize("verb", ["mark", "sent"])
-async def test_the_database_is_killed_in_the_middle(new_postgres, redis_url, verb):
-    """With the statement done and not answered. Breaks when the relay gives up, or goes on as if nothing was done."""
+async def test_the_database_is_killed_in_the_middle(new_postgres, redis_url):
+    """With a statement done and not answered, first the one that marks and then the one that deletes. Breaks when the
+    relay gives up, or goes on as if nothing was done.
+    """
     postgres = new_postgres()
     engine = engine_for(postgres.url())
     await upgrade(engine)
     await engine.dispose()
     office = Office(redis_url, postgres.url())
+    relay = await office.relay()
+    running = asyncio.create_task(relay.run())
+    ids: list[str] = []
     try:
-        ids = await office.commit(3)
-        relay = await office.relay()
-        real = getattr(relay._outbox, verb)
-        is_down = asyncio.Event()
-
-        async def killed(*args: Any) -> None:
-            setattr(relay._outbox, verb, real)
-            await real(*args)
-            await asyncio.to_thread(postgres.kill)
-            is_down.set()
-            raise StoreUnavailable("it was killed")
-
-        setattr(relay._outbox, verb, killed)
-        running = asyncio.create_task(relay.run())
-        await is_down.wait()
-        await asyncio.to_thread(postgres.start)
-        await office.engine.dispose()  # its connections are gone
-        more = await office.commit(2)
-        async with asyncio.timeout(20):
-            while await office.left():
-                await asyncio.sleep(0.02)
-        assert await office.enqueued() == ids + more
+        for verb in ("mark", "sent"):
+            is_down = asyncio.Event()
+            dies_with(relay._outbox, verb, postgres, is_down)
+            ids += await office.commit(3)
+            await is_down.wait()
+            await asyncio.to_thread(postgres.start)
+            await office.engine.dispose()  # its connections are gone
+            ids += await office.commit(2)
+            async with asyncio.timeout(20):
+                while await office.left():
+                    await asyncio.sleep(0.02)
+            assert await office.enqueued() == ids
         await relay.stop()
         await running
     finally:
         await office.close()
+
+
+def dies_with(outbox: Any, verb: str, postgres: Postgres, is_down: asyncio.Event) -> None:
+    """The database ends once it has found something for that verb to do."""
+    real = getattr(outbox, verb)
+
+    async def run(*args: Any) -> Any:
+        answer = await real(*args)
+        if verb == "mark" and not answer:
+            return answer
+        setattr(outbox, verb, real)
+        await asyncio.to_thread(postgres.kill)
+        is_down.set()
+        raise StoreUnavailable("it was killed")
+
+    setattr(outbox, verb, run)
 
 
 @by_asyncpg
@@ -523,8 +536,6 @@ async def test_a_bad_row_is_set_apart_and_holds_up_nothing(office, log):
     await relay.drained()
     assert await office.enqueued() == good + more
     assert len(log.of("outbox row refused")) == len(bad)
-    standing = await relay._outbox.standing()
-    assert (standing.waiting, standing.refused) == (0, len(bad))
     reasons = await office.sql("SELECT batch FROM rqueue_outbox ORDER BY seq")
     assert all(why.startswith("refused: ") for (why,) in reasons)
     await office.time_passes()

@@ -1335,7 +1335,7 @@ async def test_what_a_worker_sends_to_another_queue_is_as_durable_as_what_is_enq
 
 @pytest.fixture
 def recorded_app(url, store):
-    return RQueue(url, results="sqlite+aiosqlite:///never.db", result_ttl=None)
+    return RQueue(url, results="redis://127.0.0.1:1/9", result_ttl=None)
 
 
 @pytest.fixture

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from rqueue.client.checkup.finding import Finding, Level
+from rqueue.config import age_s
 from rqueue.errors import ConfigError, MalformedMessage, MissingDependency, SchemaMismatch, StoreError
 from rqueue.results.entry import Entry
 from rqueue.results.store import ResultStore
@@ -40,7 +41,7 @@ async def examine_store(client: Client) -> list[Finding]:
         return [
             Finding("results", Level.PROBLEM, f"the store cannot be asked: {exc}", "", "see what it needs to answer")
         ]
-    kept = "for ever" if results.retention is None else f"for {results.retention}"
+    kept = "for ever" if results.retention is None else f"for {timedelta(seconds=age_s(results.retention))}"
     return found or [Finding("results", Level.OK, f"{store.shown} answers; rows are kept {kept}")]
 
 
@@ -109,7 +110,7 @@ async def _examine_tables(store: ResultStore) -> list[Finding]:
     from rqueue.results.sql.partitions import months_ahead
     from rqueue.results.sql.schema import check
 
-    found = [Finding("results", Level.WARNING, each, "", _UPGRADE) for each in await check(store.engine)]
+    found = [Finding("results", Level.WARNING, each, "", "rqueue db check") for each in await check(store.engine)]
     ahead = await call(store.engine, lambda connection: months_ahead(connection, datetime.now(UTC)))
     if ahead is not None and ahead < 1:
         text = "the table has no partition for the next month: its rows go to the one for all others"

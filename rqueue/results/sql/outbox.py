@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime
 from typing import Any, Final, NamedTuple, NoReturn
 
 from sqlalchemy import (
@@ -58,20 +57,6 @@ class Entry(NamedTuple):
     due: str
     message: bytes
     lock: str
-
-
-class Standing(NamedTuple):
-    """What is in the outbox.
-
-    Attributes:
-        waiting: jobs that no relay has sent yet.
-        oldest: when the oldest of them was enqueued; None where there is none.
-        refused: jobs that no relay can send; the column ``batch`` of their rows says why.
-    """
-
-    waiting: int
-    oldest: datetime | None
-    refused: int
 
 
 async def add(session: AsyncTransaction, rows: Sequence[dict[str, Any]]) -> None:
@@ -239,18 +224,6 @@ class Outbox:
 
         await call(self._single, refuse, timeout_s=_ANSWER_S)
 
-    async def standing(self) -> Standing:
-        """What is in the outbox, also what was refused."""
-        waits = outbox.c.batch.is_(None) | outbox.c.marked.is_not(None)
-        oldest = func.min(outbox.c.created).filter(waits)
-        counted = select(func.count().filter(waits), oldest, func.count()).where(self._ours)
-
-        async def count(connection: AsyncConnection) -> Standing:
-            waiting, since, total = (await connection.execute(counted)).one()
-            return Standing(waiting, since, total - waiting)
-
-        return await call(self._single, count, timeout_s=_ANSWER_S)
-
     async def listen(self, told: Callable[[], None]) -> None:
         """Call a function whenever jobs were committed, until the connection is lost; in SQLite nobody tells.
 
@@ -310,4 +283,3 @@ async def _listen_psycopg(driver: Any, told: Callable[[], None]) -> None:
             told()
         async with asyncio.timeout(_ANSWER_S):
             await driver.execute("SELECT 1")
-        told()  # whoever told while that was asked may not have been heard

@@ -182,8 +182,8 @@ def _by_reading(selection: Selection, source: FromClause, dialect: str) -> list[
 
 
 def _in_state(selection: Selection, source: FromClause) -> ColumnElement[bool]:
-    """Not by a parameter: the indexes over all states but SUCCESS are taken where the state is seen."""
-    return source.c.state == literal_column(f"'{selection.state}'")
+    assert selection.state is not None
+    return source.c.state == selection.state.value
 
 
 def _times(selection: Selection, after: Position | None) -> list[ColumnElement[bool]]:

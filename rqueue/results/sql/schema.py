@@ -57,7 +57,7 @@ async def check(engine: AsyncEngine) -> list[str]:
             return [complaint]
         differences = await connection.run_sync(_differences)
         if refused := (await connection.execute(text(_REFUSED))).scalar():
-            differences.append(f"{refused} rows of rqueue_outbox cannot be sent; their column batch says why")
+            differences.append(f"rows of rqueue_outbox that cannot be sent: {refused}; their column batch says why")
         return differences
 
     return await call(engine, ask, timeout_s=_TIMEOUT_S)

@@ -65,12 +65,12 @@ def complaints(question, plans):
         yield f"looks at {looked_at} pages"
 
 
-@pytest.mark.timeout(1200 if IS_LONG else 60)
+@pytest.mark.timeout(1800 if IS_LONG else 120)
 async def test_the_plan_of_each_question(postgres_url):
     """In one test, since rows take longer to make than plans.
 
-    Fails when an index goes, or no longer fits the order or the condition; when a state is a parameter; when two
-    conditions are left to a walk that hopes for one more match.
+    Fails when an index goes, or no longer fits the order or the condition, and when two conditions are left to a walk
+    that hopes for one more match.
     """
     await bench.fill(postgres_url, MANY, datetime.now(UTC))
     engine = engine_for(postgres_url)
@@ -84,11 +84,10 @@ async def test_the_plan_of_each_question(postgres_url):
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("window", [5, 60])
-async def test_two_steps_find_what_one_would(filled, window, monkeypatch):
+async def test_two_steps_find_what_one_would(filled, monkeypatch):
     """Whether conditions meet often, seldom or never: the same jobs in the same order, on each page."""
-    monkeypatch.setattr(queries, "_WINDOW", window)
-    monkeypatch.setattr(queries, "_WINDOW_OF_WORDS", window)
+    monkeypatch.setattr(queries, "_WINDOW", 30)
+    monkeypatch.setattr(queries, "_WINDOW_OF_WORDS", 30)
     now, deep = datetime.now(UTC), await bench.middle(filled)
     for question in filter(is_mixed, bench.QUESTIONS):
         selection = Selection.of(dict(question.which), now)

@@ -17,8 +17,8 @@ CHANGES = [
     ("DROP INDEX rqueue_jobs_task", ["index rqueue_jobs_task is missing"]),
     ("DROP VIEW celery_taskmeta", ["view celery_taskmeta is missing; run `rqueue db upgrade`"]),
     ("DROP TABLE rqueue_hours", ["table rqueue_hours is missing"]),
-    ("ALTER TABLE rqueue_outbox DROP COLUMN marked", ["column rqueue_outbox.marked is missing"]),
-    ("ALTER TABLE rqueue_outbox ADD COLUMN note text", []),
+    ("ALTER TABLE rqueue_hours DROP COLUMN runs", ["column rqueue_hours.runs is missing"]),
+    ("ALTER TABLE rqueue_hours ADD COLUMN note text", []),
     ("UPDATE rqueue_version SET version_num = '9999'", [f"made by a newer rqueue; this one knows {VERSION}"]),
     ("UPDATE rqueue_version SET version_num = '0001'", [f"needs {VERSION}; run `rqueue db upgrade`"]),
 ]

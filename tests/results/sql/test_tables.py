@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from sqlalchemy import insert, select
 
 from rqueue.results.row import Row
-from rqueue.results.sql.tables import FIELDS, UNKNOWN, hours, jobs, marks, milliseconds, row_from
+from rqueue.results.sql.tables import FIELDS, UNKNOWN, jobs, marks, milliseconds, row_from
 
 from ..conftest import NOW, make_row  # noqa: TID252 - tests are no installed package
-from .conftest import ask
 
 
 @given(st.integers(0, 253_402_300_799_999))
@@ -58,8 +57,3 @@ async def test_a_row_is_read_field_by_field(history):
         found = [row_from(one) for one in await connection.execute(select(*FIELDS).order_by(jobs.c.enqueued))]
     assert found == rows
     assert [field.name for field in FIELDS] == list(Row._fields)
-
-
-async def test_hours_have_a_key(engine):
-    assert {column.name for column in hours.primary_key} == {"hour", "task"}
-    assert await ask(engine, "SELECT count(*) FROM rqueue_hours") == [(0,)]

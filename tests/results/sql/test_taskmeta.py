@@ -1,7 +1,9 @@
 """What was written for Celery's table reads and archives rqueue's history as it stands."""
 
 import json
+import re
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import inspect
@@ -104,6 +106,14 @@ async def test_ids_and_times_are_found_by_an_index(pg):
             assert "Index" in shown, shown
             # Partitions without rows are read as a whole, which costs nothing.
             assert "Seq Scan on rqueue_jobs_2026" not in shown or "rows=1 " in shown, shown
+
+
+async def test_the_statements_of_the_docs(pg):
+    text = (Path(__file__).parents[3] / "docs" / "results.md").read_text(encoding="utf-8")
+    statements = re.findall(r"^(?:SELECT|DELETE) .*celery_taskmeta.*(?=;$)", text, re.MULTILINE)
+    assert len(statements) == 3
+    for statement in statements:
+        await run(pg, statement)
 
 
 async def test_celerys_own_table_stays_and_is_told_of(empty, empty_url):
