@@ -675,7 +675,8 @@ async def test_stopping_sees_the_batch_under_way_to_its_end(office, run):
     await run(relay)
     await is_sent.wait()
     stopping = asyncio.create_task(relay.stop())
-    await asyncio.sleep(0)
+    assert await office.left() == 1
+    assert not stopping.done()
     go_on.set()
     await stopping
     assert await office.left() == 0
