@@ -8,7 +8,9 @@ from rqueue.broker.calls import Calls
 class Keeping(Calls):
     """The verb of a Redis that keeps history, and the way back."""
 
-    async def keep(self, job_id: str, enqueued: int, order: tuple[int, int], row: bytes, ttl_s: int | None) -> bool:
+    async def keep(
+        self, job_id: str, enqueued: int, order: tuple[int, int], row: bytes, ttl_s: int | None, skew_ms: int = 0
+    ) -> bool:
         """Keep a job's row; may be repeated.
 
         Args:
@@ -17,6 +19,7 @@ class Keeping(Calls):
             order: its runs, and when the last one started: which of two rows is the later's.
             row: whatever is to be kept.
             ttl_s: seconds to keep it, and what else is kept of that id; None for ever.
+            skew_ms: by how much two hosts' times may differ: more runs count within it, and the later start beyond.
 
         Returns:
             False where a later row is there.
@@ -25,7 +28,7 @@ class Keeping(Calls):
             BrokerError: it is not known whether it is kept.
         """
         ttl = b"" if ttl_s is None else ttl_s
-        return bool(await self._run("keep", [self.keys.row(job_id)], [enqueued, *order, row, ttl]))
+        return bool(await self._run("keep", [self.keys.row(job_id)], [enqueued, *order, row, ttl, skew_ms]))
 
     async def kept(self, job_id: str) -> dict[int, bytes]:
         """The rows of an id, by when the job was enqueued.

@@ -13,7 +13,7 @@ import orjson
 from rqueue.broker.endpoint import Endpoint
 from rqueue.broker.keep import Keeping
 from rqueue.errors import BrokerError, StoreUnavailable
-from rqueue.results.row import Row
+from rqueue.results.row import SKEW_MS, Row
 from rqueue.wire.keys import Keys
 
 TIMEOUT_S: Final = 2.0
@@ -52,7 +52,7 @@ class RedisStore:
             # Each part has its own time: a large batch is a slow one, and no sign that nobody answers.
             for start in range(0, len(rows), _AT_ONCE):
                 calls = [
-                    self._redis.keep(row.id, row.enqueued or 0, row.order, _encoded(row), self._ttl_s)
+                    self._redis.keep(row.id, row.enqueued or 0, row.order, _encoded(row), self._ttl_s, SKEW_MS)
                     for row in rows[start : start + _AT_ONCE]
                 ]
                 await self._bounded(calls)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+SKEW_MS: Final = 60_000
+"""Two hosts' times are never further apart than this: both estimate Redis's."""
 
 
 class Row(NamedTuple):
@@ -62,7 +65,7 @@ def replaces(row: Row, stored: Row) -> bool:
 
     A worker that was frozen while others ran its job on must not overwrite what they wrote. Its run started a lease
     before theirs, and the job had no more attempts then. A dead letter that is revived begins to count anew, and starts
-    later.
+    later. So the later start decides, and more attempts do where hosts disagree on the time by less than a minute.
     """
     (tries, at), (stored_tries, stored_at) = row.order, stored.order
-    return tries > stored_tries or at >= stored_at
+    return at >= stored_at or (tries > stored_tries and at > stored_at - SKEW_MS)

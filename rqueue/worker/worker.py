@@ -16,6 +16,7 @@ import logging
 import math
 from collections.abc import Callable
 from concurrent.futures import Executor as Pool
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -179,13 +180,13 @@ class Worker:
 
         Raises:
             BrokerError: Redis could not be asked, or the worker was stopped meanwhile.
-            StoreError: the database of the outbox could not be asked.
         """
         idle = self._inflight.signals.idle
         while True:
             idle.clear()
             self._fetcher.poke()
-            await self._relay.drained()
+            with suppress(StoreError):  # what the database holds back is in no queue
+                await self._relay.drained()
             await self._idle_or_ended()
             await self._ends_drained()
             await self._observers.drained()

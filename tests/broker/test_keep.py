@@ -22,7 +22,8 @@ async def test_a_late_row_changes_nothing(broker, dump):
     assert await broker.keep("j", 5, (2, 200), b"second", None)
     assert await dump() == {KEY: {"5": b"2 200 second"}}
     assert await broker.keep("j", 5, (1, 900), b"revived, and counted anew", None)
-    assert await broker.keep("j", 5, (3, 1), b"more runs", None)
+    assert await broker.keep("j", 5, (3, 1), b"more runs", None, 900)
+    assert not await broker.keep("j", 5, (4, 0), b"more runs, long ago", None, 1)
     assert await broker.kept("j") == {5: b"more runs"}
 
 

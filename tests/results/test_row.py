@@ -53,3 +53,12 @@ def test_the_same_row_may_be_written_again():
 def test_a_dead_letter_that_is_revived_begins_to_count_anew():
     """Breaks when the count alone decides: its row would say for ever that it failed."""
     assert replaces(row(1, 0, 50), row(3, 2, 10))
+
+
+def test_an_old_failure_does_not_come_back_over_what_its_revived_letter_did():
+    """Breaks when more attempts alone decide: the failure may have waited in the spool meanwhile."""
+    assert not replaces(row(3, 2, 10), row(1, 0, 90_000))
+
+
+def test_a_host_whose_clock_is_late_is_believed_that_it_ran_again():
+    assert replaces(row(2, 0, 10), row(1, 0, 50))

@@ -88,6 +88,7 @@ ORDERS = [  # (attempts, losses, started) of what is stored and of what comes, a
     ("the same once more", (1, 0, 100), (1, 0, 100), True),
     ("its next run", (1, 0, 100), (2, 0, 200), True),
     ("its next run, of a host whose clock is late", (1, 0, 200), (2, 0, 100), True),
+    ("an old failure that waited while its dead letter was revived", (1, 0, 90_000), (5, 0, 100), False),
     ("a frozen worker's first run", (2, 0, 200), (1, 0, 100), False),
     ("a frozen worker, whose death counts", (1, 1, 200), (1, 0, 100), False),
     ("a revived dead letter, whose runs count anew", (5, 0, 100), (1, 0, 900), True),

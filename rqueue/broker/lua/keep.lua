@@ -2,7 +2,7 @@
 --
 -- KEYS[1] row  HASH  when a job of this id was enqueued, in ms -> its row, behind what tells which of two is the later's
 -- ARGV[1] when this one was enqueued, ARGV[2] runs, ARGV[3] when the last run started, ARGV[4] row
--- ARGV[5] seconds to keep it ('' for ever)
+-- ARGV[5] seconds to keep it ('' for ever), ARGV[6] by how many ms two hosts' times may differ
 -- returns 1 written | 0 what is there is the later's
 --
 -- A worker that was frozen while others ran its job on must not overwrite what they wrote; see rqueue.results.row.
@@ -10,9 +10,8 @@ local key, enqueued, runs, started, row, ttl = KEYS[1], ARGV[1], ARGV[2], ARGV[3
 local stored = redis.call('HGET', key, enqueued)
 if stored then
   local their_runs, their_start = string.match(stored, '^(%-?%d+) (%-?%d+) ')
-  if their_runs and tonumber(runs) <= tonumber(their_runs) and tonumber(started) < tonumber(their_start) then
-    return 0
-  end
+  local late = their_start and tonumber(their_start) - tonumber(started) or 0
+  if late > 0 and (tonumber(runs) <= tonumber(their_runs) or late >= tonumber(ARGV[6])) then return 0 end
 end
 redis.call('HSET', key, enqueued, runs .. ' ' .. started .. ' ' .. row)
 if ttl ~= '' then redis.call('EXPIRE', key, ttl) end

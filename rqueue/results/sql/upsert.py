@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from rqueue.results.row import Row
+from rqueue.results.row import SKEW_MS, Row
 from rqueue.results.sql.calls import Refused
 
 _LAST_MS: Final = 253_402_300_799_999  # of the year 9999, the last that Python reads
@@ -51,6 +51,11 @@ _SQLITE_MOMENT: Final = (
     " || printf('.%03d000', json_extract(value, '$.{0}') % 1000)"
 )
 _SQLITE_NOW: Final = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+_SKEWED: Final = {
+    "postgresql": f"coalesce(stored.started, stored.finished) - {SKEW_MS} * interval '1 millisecond'",
+    "sqlite": "strftime('%Y-%m-%d %H:%M:%f000', coalesce(stored.started, stored.finished), "
+    f"'-{SKEW_MS / 1000:g} seconds')",
+}
 _POSTGRES_MOMENT: Final = "timestamptz 'epoch' + t.{0} * interval '1 millisecond'"
 
 
@@ -62,8 +67,11 @@ def statement(dialect: str) -> str:
         INSERT INTO rqueue_jobs AS stored ({", ".join(_KINDS)}, recorded)
         {select}
         ON CONFLICT (id, enqueued) DO UPDATE SET {updated}
-        WHERE excluded.attempts + excluded.losses > stored.attempts + stored.losses
-        OR coalesce(excluded.started, excluded.finished) >= coalesce(stored.started, stored.finished)
+        WHERE coalesce(excluded.started, excluded.finished) >= coalesce(stored.started, stored.finished)
+        OR (
+            excluded.attempts + excluded.losses > stored.attempts + stored.losses
+            AND coalesce(excluded.started, excluded.finished) > {_SKEWED[dialect]}
+        )
     """
 
 
