@@ -129,6 +129,7 @@ class Inflight:
         exclusive: the job that must run with nothing else in the process, while there is one.
         paused_tasks: the paused tasks of each queue that has some, as of the last claim.
         question_ends_s: until when no second job that has cost a worker starts.
+        is_backed_up: too many have ended and are not recorded yet: nothing more is claimed.
     """
 
     def __init__(self, slots: int, most: int, life: Life | None = None, *, settles_first: bool = False) -> None:
@@ -147,6 +148,7 @@ class Inflight:
         self.exclusive: ClaimedJob | None = None
         self._questioned: ClaimedJob | None = None
         self.question_ends_s = 0.0
+        self.is_backed_up = False
         self._none_since_s = 0.0
         self.paused_tasks: dict[QueueKeys, frozenset[str]] = {}
 
@@ -177,14 +179,14 @@ class Inflight:
     @property
     def free_slots(self) -> int:
         """Jobs that could start now beyond those that are held; none while one must run alone."""
-        if self.exclusive is not None or self.life.is_spent():
+        if self.exclusive is not None or self.is_backed_up or self.life.is_spent():
             return 0
         free, left = self.idle_slots + self._waiting(), self.life.left()
         return (free if left is None else min(free, left)) - self._held_count
 
     def room(self) -> int:
         """How many more may be claimed: what can start now, and what the measured pace allows beside it."""
-        if self.exclusive is not None or self.life.is_spent():
+        if self.exclusive is not None or self.is_backed_up or self.life.is_spent():
             return 0
         allowed = max(self.idle_slots, 0) + self.pace.allowance(elapsed_s())
         room = min(allowed + self._waiting(), self.most - self.running) - self._held_count

@@ -32,9 +32,10 @@ WRITES: Final = 2
 
 BATCH_ROWS: Final = 500
 BATCH_BYTES: Final = 1024 * 1024
-MOST_WAITING: Final = 10_000
-MOST_WAITING_BYTES: Final = 64 * 1024 * 1024
-"""A store that answers and is slower than the jobs must not fill the worker's memory: what is over waits in Redis."""
+MOST_WAITING: Final = 2_000
+MOST_WAITING_BYTES: Final = 8 * 1024 * 1024
+"""With a store that answers and is slower than the jobs the worker goes at its pace: it claims nothing while more waits
+for it. That must be enough to keep a fast one busy, and is what would run again if the process died."""
 
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
@@ -66,7 +67,6 @@ class Recorder:
         self._waiting: deque[Item] = deque()
         self._waiting_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._spills: set[asyncio.Task[None]] = set()
         self._is_quiet = asyncio.Event()
         self._is_quiet.set()
         self._waits = Recurring()
@@ -97,11 +97,13 @@ class Recorder:
         if self.outbox:
             self.wake.set()
         begun = 0
-        while self._waiting and len(self._tasks) - len(self._spills) < WRITES:
-            self._begin(is_spill=False)
+        while self._waiting and len(self._tasks) < WRITES:
+            task = asyncio.create_task(self._deliver(self._next()), name="rqueue record")
+            self._tasks.add(task)
+            self._is_quiet.clear()
+            task.add_done_callback(self._delivered)
             begun += 1
-        if not self._spills and (len(self._waiting) > MOST_WAITING or self._waiting_bytes > MOST_WAITING_BYTES):
-            self._begin(is_spill=True)
+        self._hold_back()
         return begun
 
     async def drained(self) -> None:
@@ -110,14 +112,13 @@ class Recorder:
             self.tick()
             await self._is_quiet.wait()
 
-    async def record(self, items: Sequence[Item], *, is_spill: bool = False) -> None:
+    async def record(self, items: Sequence[Item]) -> None:
         """Return when how these ended is in the store, or in the spool, or cannot be kept.
 
         Args:
             items: all of them end a run.
-            is_spill: not in the store.
         """
-        if not is_spill and self._archive.away_since is None:
+        if self._archive.away_since is None:
             try:
                 rows = self._rows(items)
                 refused = await self._archive.save(rows) if rows else ()
@@ -129,17 +130,16 @@ class Recorder:
                 return
         await self._spool(items)
 
-    def _begin(self, *, is_spill: bool) -> None:
-        task = asyncio.create_task(self._deliver(self._next(), is_spill=is_spill), name="rqueue record")
-        self._tasks.add(task)
-        if is_spill:
-            self._spills.add(task)
-        self._is_quiet.clear()
-        task.add_done_callback(self._delivered)
+    def _hold_back(self) -> None:
+        """Have nothing claimed while too much waits, and until half of it does."""
+        inflight, part = self._inflight, 2 if self._inflight.is_backed_up else 1
+        is_much = len(self._waiting) * part > MOST_WAITING or self._waiting_bytes * part > MOST_WAITING_BYTES
+        if inflight.is_backed_up and not is_much:
+            inflight.signals.fetch.set()
+        inflight.is_backed_up = is_much
 
     def _delivered(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._spills.discard(task)
         if not self._tasks:
             self._is_quiet.set()
         self._inflight.signals.settle.set()
@@ -154,9 +154,9 @@ class Recorder:
         self._waiting_bytes -= size
         return batch
 
-    async def _deliver(self, batch: list[Item], *, is_spill: bool) -> None:
+    async def _deliver(self, batch: list[Item]) -> None:
         try:
-            await self.record(batch, is_spill=is_spill)
+            await self.record(batch)
         except Exception as exc:  # noqa: BLE001 - an error of our own: the jobs have ended as they did
             event(logging.CRITICAL, "recording failed in the worker itself", error=repr(exc))
             self._drop(len(batch), repr(exc))

@@ -1,7 +1,5 @@
 """recorder: how a run ended is in the result store, or waits in Redis, before it is settled."""
 
-import asyncio
-
 import pytest
 
 from rqueue.errors import BrokerForbidden, BrokerFull, BrokerUnavailable, ReplyLost
@@ -263,23 +261,47 @@ async def test_a_row_that_cannot_be_made_keeps_no_other_out(worker, running, rec
     assert "a row failed in the worker itself" in log.loud()
 
 
-async def test_what_a_slow_store_cannot_take_waits_in_redis(worker, running, recorder, store, spooled, monkeypatch):
-    """One that answers in time and is slower than the jobs. Breaks when what has gathered grows without a bound."""
+async def test_a_worker_goes_at_the_pace_of_its_store(worker, running, recorder, store, spooled, monkeypatch):
+    """Of one that answers and is slower than the jobs. Breaks when what has gathered grows without a bound."""
     monkeypatch.setattr(module, "MOST_WAITING", 10)
     monkeypatch.setattr(module, "BATCH_ROWS", 5)
+    inflight = worker.inflight
     store.gate.clear()
     jobs = await running(40)
-    for job in jobs:
+    for number, job in enumerate(jobs):
         ended(worker, [job], Ack(SUCCESS, "60"))
         recorder.tick()
-        while recorder._spills:
-            await asyncio.sleep(0)
-    assert len(recorder._waiting) <= 10
-    waiting = {entry.id for entry in await spooled()}
+        # The writes under way took one each as they began.
+        assert inflight.is_backed_up is (number + 1 - module.WRITES > 10)
+    assert (inflight.room(), inflight.free_slots) == (0, 0)
+    inflight.signals.fetch.clear()
     store.gate.set()
     await settled(worker)
-    assert waiting | set(store.states) == {job.id for job in jobs}
-    assert waiting
+    assert not inflight.is_backed_up
+    assert inflight.signals.fetch.is_set()
+    assert inflight.room() > 0
+    assert not await spooled()
+    assert set(store.states) == {job.id for job in jobs}
+
+
+async def test_what_is_large_holds_back_as_what_is_much(worker, running, recorder, store, monkeypatch):
+    """Breaks when only rows are counted: each may be a megabyte."""
+    monkeypatch.setattr(module, "MOST_WAITING_BYTES", 100)
+    store.gate.clear()
+    ended(worker, await running(8), Ack(SUCCESS, "60"))
+    recorder.tick()
+    recorder._waiting_bytes = 101
+    recorder._hold_back()
+    assert worker.inflight.is_backed_up
+    recorder._waiting_bytes = 51
+    recorder._hold_back()
+    assert worker.inflight.is_backed_up
+    recorder._waiting_bytes = 50
+    recorder._hold_back()
+    assert not worker.inflight.is_backed_up
+    recorder._waiting_bytes = 0
+    store.gate.set()
+    await settled(worker)
 
 
 async def test_what_redis_refuses_to_settle_is_recorded_as_it_ends_then(
