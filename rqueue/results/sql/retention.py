@@ -25,7 +25,7 @@ from rqueue.results.sql.tables import Moment
 BATCH: Final = 1000
 """Rows that go in one transaction: some tens of milliseconds."""
 
-_PAUSE: Final = 4.0  # times what the batch took: a fifth of one of the database's processes is what it costs
+_PAUSE: Final = 9.0  # times what the batch took: a tenth of one of the database's processes is what it costs
 _TIMEOUT_S: Final = 60.0
 _TRIES: Final = 3  # for a month's lock, which is waited for shortly: everybody else stands behind whoever waits for it
 _IN_USE: Final = -1
