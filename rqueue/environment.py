@@ -227,6 +227,8 @@ class Environment:
             if url is None:
                 return None
             given = Results(url)
+        elif not isinstance(given, Results):
+            raise ConfigError(f"results {given!r}: a URL, or Results(…)")
         if not (_REDIS.fullmatch(_kind(given.url)) and _is_same(given.url, broker.url)):
             return given
         if is_celery:

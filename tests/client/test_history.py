@@ -309,9 +309,10 @@ async def test_an_app_without_a_database_says_what_to_do():
 
 
 async def test_a_database_that_is_not_there(tmp_path):
-    for url in ("postgresql+asyncpg://u:secret@127.0.0.1:1/x", "sqlite+aiosqlite:////nowhere/history.db"):
+    away = ("postgresql+asyncpg://u:secret@127.0.0.1:1/x", StoreUnavailable)
+    for url, error in (away, ("sqlite+aiosqlite:////nowhere/history.db", ConfigError)):
         app = RQueue("memory://history", results=url)
-        with pytest.raises(StoreUnavailable) as caught:
+        with pytest.raises(error) as caught:
             await app.history.page()
         assert "secret" not in str(caught.value)
         await app.close()

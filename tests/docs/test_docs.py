@@ -525,7 +525,7 @@ def test_the_table_of_the_workers_options_is_the_commands():
         "--prefetch-multiplier": f"{usual.prefetch_multiplier}; `prefork` and `solo` 1",
         "--reload": "off",
     }
-    words |= dict.fromkeys(("--url", "--namespace", "--queues"), "the app's")
+    words |= dict.fromkeys(("--url", "--namespace", "--results", "--queues"), "the app's")
 
     def row(option: Any) -> tuple[str, str, str]:
         name = max(option.opts, key=len)

@@ -59,6 +59,7 @@ MORE: dict[str, dict[str, Any]] = {
     "revoke": {"stops": {"job:b": 0}},
     "forget": {"stops": {"job:husk": 0}, "main": [A, message("husk")]},
     "resume": {"stops": {"queue": 0}, "main": [A, b"", b""]},
+    "unspool": {"spool": [b"first", b"second"], "spool:bytes": b"11"},
 }
 """What a verb needs beside, or in place of, the base."""
 
@@ -107,6 +108,9 @@ CALLS: dict[str, Call] = {
     "declare": lambda broker: broker.declare("queue:email"),
     "pause": lambda broker: broker.pause(KEYS, "queue"),
     "resume": lambda broker: broker.resume(KEYS, "queue"),
+    "keep": lambda broker: broker.keep("k", 5, (1, 100), b"row", 600),
+    "spool": lambda broker: broker.spool(KEYS, [b"third", b"fourth"], 1000),
+    "unspool": lambda broker: broker.unspool(KEYS, "w", [b"first"], bound=1000, most=10, most_bytes=1000, lock_s=600),
 }
 
 
