@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -62,6 +62,24 @@ def redacted(
         for name, value in zip(names, args, strict=True)
     ]
     return shown, {name: HIDDEN if is_secret(name, named) else _inside(kwargs[name], named) for name in kwargs}
+
+
+def hides_nothing(
+    count: int, kwargs: Iterable[str], sensitive: Sensitive, parameters: inspect.Signature | None
+) -> bool:
+    """Whether a call of this shape is shown as it is, as long as its values are texts, numbers and the like.
+
+    Args:
+        count: how many positional arguments it has.
+        kwargs: the names of the others.
+        sensitive, parameters: as for :func:`redacted`.
+    """
+    return sensitive is False and not any(is_secret(name or "") for name in (*_names(parameters, count), *kwargs))
+
+
+def is_plain(values: Iterable[Any]) -> bool:
+    """Whether nothing can be in these values but themselves."""
+    return all(type(value) in _PLAIN for value in values)
 
 
 def scrubbed(text: str, before: Sequence[Any], after: Sequence[Any]) -> str:

@@ -44,13 +44,19 @@ class Reader:
     def __init__(self, shown: Shown, keyring: Keyring | None, args_bytes: int, now_ms: Callable[[], int]) -> None:
         self._shown, self._keyring, self._args_bytes, self._now_ms = shown, keyring, args_bytes, now_ms
 
-    def row(self, keys: QueueKeys, entry: Entry) -> Row | None:
-        """The row of a job that ended so in that queue; None where not even its state is known."""
+    def row(self, keys: QueueKeys, entry: Entry, message: Message | None = None) -> Row | None:
+        """The row of a job that ended so in that queue; None where not even its state is known.
+
+        Args:
+            keys: the queue.
+            entry: how it ended.
+            message: its message, where that was read already.
+        """
         told = self._told(keys, entry)
         state = told.get("state")
         if not isinstance(state, str) or state not in RECORDED:
             return None
-        header, said = self._said(keys, entry.message)
+        header, said = self._said(keys, entry.message, message)
         task = _text(told.get("task")) or _text(said.get("task"))
         started, finished = _moment(told.get("started")), _moment(told.get("finished"))
         error, traceback = _error(told.get("error")), _text(told.get("traceback"))
@@ -109,10 +115,11 @@ class Reader:
         except ValueError:
             return {}
 
-    def _said(self, keys: QueueKeys, raw: bytes) -> tuple[Header, dict[str, Any]]:
+    def _said(self, keys: QueueKeys, raw: bytes, message: Message | None) -> tuple[Header, dict[str, Any]]:
         """The message's header and the fields of its object, as far as they can be read."""
         try:
-            message = as_trusted(self._keyring, Message.parse(raw), keys.main)
+            if message is None or self._keyring is not None:
+                message = as_trusted(self._keyring, Message.parse(raw), keys.main)
         except MalformedMessage:
             return _NO_HEADER, _NOTHING
         try:

@@ -169,7 +169,7 @@ class Recorder:
         for job, settlement, _ in items:
             assert isinstance(settlement, Ack | Bury | Defer | Revoke)
             try:
-                row = self._reader.row(job.keys, Entry(job.id, settlement.record, job.message.raw))
+                row = self._reader.row(job.keys, Entry(job.id, settlement.record, job.message.raw), job.message)
             except Exception as exc:  # noqa: BLE001 - an error of our own, about this one
                 event(logging.CRITICAL, "a row failed in the worker itself", id=job.id, error=repr(exc))
                 row = None
