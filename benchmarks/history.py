@@ -207,7 +207,7 @@ async def middle(engine: AsyncEngine) -> Position:
 async def ask(engine: AsyncEngine, question: Question, deep: Position) -> int:
     """Ask it as ``app.history`` does; how many rows came."""
     if question.show:
-        found = await kin(engine, question.show, PAGE)
+        found = await kin(engine, question.show, PAGE, PAGE)
         return len(found.rows) + len(found.children) + (found.parent is not None)
     if question.sql:
         async with engine.connect() as connection:

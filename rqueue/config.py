@@ -108,16 +108,16 @@ class Results:
         outbox: the database of :meth:`~rqueue.client.task.Task.enqueue_in`'s table. Default: ``url``.
     """
 
-    url: str
+    url: str = field(repr=False)  # it has a password, as has the other one
     retention: Age | None = None
     keep_failures: bool = False
     args_bytes: int = 4096
     spool_bytes: int = 64 * 1024 * 1024
-    outbox: str | None = None
+    outbox: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if "://" not in str(self.url):
-            raise ConfigError(f"results {self.url!r}: a URL, for example postgresql+asyncpg://localhost/app")
+            raise ConfigError("results: not a URL; give for example postgresql+asyncpg://localhost/app")
         if self.retention is not None and age_s(self.retention, "retention") < SHORTEST_RETENTION_S:
             raise ConfigError(f"retention {self.retention!r}: an hour or more, such as 30d; None keeps rows for ever")
         whole("args_bytes", self.args_bytes, 0)

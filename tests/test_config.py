@@ -266,6 +266,14 @@ def test_a_retention_is_an_age_of_an_hour_or_more(retention: Any):
     assert Results("sqlite:///h.db", retention=retention).retention == retention
 
 
+def test_passwords_are_not_shown():
+    kept = Results("postgresql://u:secret@db/app", outbox="postgresql://u:secret@db/shop")
+    assert "secret" not in repr(kept)
+    with pytest.raises(ConfigError) as raised:
+        Results("u:secret@db/app")
+    assert "secret" not in str(raised.value)
+
+
 @pytest.mark.parametrize("retention", ["30 days", "59m", 0, -1, timedelta(minutes=59), "1y"])
 def test_a_wrong_retention_is_refused_where_it_is_written(retention: Any):
     with pytest.raises(ConfigError, match=f"^retention {re.escape(repr(retention))}: "):

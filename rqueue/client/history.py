@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 PAGE: Final = 50
 MOST_ON_A_PAGE: Final = 10_000
 MOST_CHILDREN: Final = 100
+MOST_EARLIER: Final = 100
+"""Of an id that is used again and again, as by a job for each hour, all rows would fill the memory."""
 _BATCH: Final = 500
 _UNKNOWN: Final = datetime.fromtimestamp(0, UTC)  # in a row, of a job whose producer did not say when
 
@@ -95,7 +97,7 @@ class Story:
         parent: the job that enqueued it, if it is known.
         children: the jobs that it enqueued, the newest first, up to a number.
         has_more_children: there are more.
-        earlier: earlier jobs of the same id, the newest first.
+        earlier: earlier jobs of the same id, the newest first, the last hundred of them.
     """
 
     job: HistoryEntry
@@ -176,7 +178,7 @@ class History:
         from rqueue.results.sql.queries import kin
 
         whole("children", children, 0, MOST_ON_A_PAGE)
-        found = await kin(self._engine(), job_id, children + 1)
+        found = await kin(self._engine(), job_id, MOST_EARLIER + 1, children + 1)
         if not found.rows:
             raise JobNotFound(job_id)
         job, *earlier = (_entry(row) for row in found.rows)

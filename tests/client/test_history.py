@@ -254,6 +254,15 @@ async def test_the_story_of_a_job(empty):
     await app.close()
 
 
+async def test_of_an_id_that_was_used_very_often_the_last_are_told(empty):
+    """Breaks when all rows of a job for each hour are fetched."""
+    often = [row("hourly", 3600 * number) for number in range(120)]
+    await put(empty, often)
+    async with RQueue("memory://history", results=empty) as app:
+        story = await app.history.show("hourly")
+    assert [each.finished for each in (story.job, *story.earlier)] == [each["finished"] for each in often[:101]]
+
+
 async def test_the_other_driver(postgres_url):
     await make_tables(postgres_url)
     await put(postgres_url, ROWS)

@@ -17,8 +17,11 @@ from rqueue.results.sql.calls import note
 
 INSTALL: Final = "pip install rqueue[sql]"
 _POSTGRES_DRIVERS: Final = ("asyncpg", "psycopg")
+_LIBPQ: Final = ("application_name", "options")
 _SQLITE_BUSY_S: Final = 1.0
 """Seconds to wait for another writer of the file; less than a call may take, so that the error says why."""
+_FREE_S: Final = 60.0
+"""Seconds to wait for a connection that others use: each call has its own bound, of which this is to be no part."""
 
 
 def database_url(url: str) -> URL:
@@ -78,18 +81,20 @@ def engine_for(url: str, *, pool_size: int = 3) -> AsyncEngine:
         pool_size=pool_size,
         max_overflow=0,
         pool_recycle=1800,  # what stands between drops connections that are never new
-        pool_timeout=2,
+        pool_timeout=_FREE_S,
         hide_parameters=True,
     )
     event.listen(engine.sync_engine, "connect", note, insert=True)
+    if parsed.drivername.endswith("psycopg"):
+        event.listen(engine.sync_engine, "connect", _set_up_psycopg)
     return engine
 
 
 def _for_asyncpg(url: URL) -> tuple[URL, dict[str, Any]]:
     """Options of libpq, with which hosts of databases give their URLs, as asyncpg reads them: in a URL of its own."""
-    libpq = {name: value for name, value in url.query.items() if name.startswith("ssl") and name != "ssl"}
-    if "application_name" in url.query:
-        libpq["application_name"] = url.query["application_name"]
+    libpq = {
+        name: value for name, value in url.query.items() if (name.startswith("ssl") and name != "ssl") or name in _LIBPQ
+    }
     if not libpq:
         return url, {}
     return url.difference_update_query(libpq), {"dsn": f"postgresql://?{urlencode(libpq, doseq=True)}"}
@@ -100,6 +105,15 @@ def _set_up_sqlite(connection: Any, _: object) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.close()
+
+
+def _set_up_psycopg(connection: Any, _: object) -> None:
+    # It reads times in no other style, and a database or a user may have another one.
+    if not connection.driver_connection.pgconn.parameter_status(b"DateStyle").startswith(b"ISO"):
+        cursor = connection.cursor()
+        cursor.execute("SET DateStyle = 'ISO'")
+        cursor.close()
+        connection.commit()
 
 
 def autocommit(engine: AsyncEngine) -> AsyncEngine:

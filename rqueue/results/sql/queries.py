@@ -95,12 +95,12 @@ async def page(engine: AsyncEngine, selection: Selection, limit: int, after: Pos
     return await _ask(engine, work)
 
 
-async def kin(engine: AsyncEngine, job_id: str, most_children: int) -> Kin:
-    """One job with its parent, and its children up to a number; raises as :func:`page`."""
+async def kin(engine: AsyncEngine, job_id: str, most_rows: int, most_children: int) -> Kin:
+    """One job with its parent, and its rows and children up to a number; raises as :func:`page`."""
     children = statement(Selection(parent_id=storable(job_id)), most_children, None, engine.dialect.name)
 
     async def work(connection: AsyncConnection) -> Kin:
-        rows = await _fetch(connection, of_job(job_id))
+        rows = await _fetch(connection, of_job(job_id).limit(most_rows))
         if not rows:
             return Kin([], None, [])
         parent_id = rows[0]["parent_id"]

@@ -36,13 +36,19 @@ _FORBIDDEN: Final = "42501"
 _OLD: Final = "finished < :before"
 _OLD_BUT_FAILURES: Final = f"{_OLD} AND state <> 'FAILURE'"
 
+# A bound is shown as the session shows times, and not every way of it can be read again.
+_IN_ISO: Final = text("SELECT set_config('DateStyle', 'ISO', true), set_config('TimeZone', 'UTC', true)")
+# One without a beginning is for jobs without a time, of which there are always more.
 _PARTITIONS: Final = text(
     """
 SELECT inhrelid::regclass::text AS name,
-    (regexp_match(pg_get_expr(relpartbound, oid), $$TO \\('([^']+)'\\)$$))[1]::timestamptz AS ends
+    (regexp_match(pg_get_expr(relpartbound, oid), $$FROM \\('[^']+'\\) TO \\('([^']+)'\\)$$))[1]::timestamptz AS ends,
+    has_table_privilege(inhrelid, 'SELECT') AND has_table_privilege(inhrelid, 'UPDATE')
+        AND has_table_privilege(inhrelid, 'DELETE') AS is_open
 FROM pg_inherits JOIN pg_class ON oid = inhrelid WHERE inhparent = 'rqueue_jobs'::regclass ORDER BY ends NULLS LAST
 """
 )
+_WHOLE: Final = "rqueue_jobs"
 
 
 # In one statement, so that nobody waits for a process that stands still between two. The whole is locked before the
@@ -120,8 +126,13 @@ async def _note(connection: AsyncConnection, before: datetime) -> None:
 async def _tables(connection: AsyncConnection) -> list[_Table]:
     """What rows are in, the oldest first."""
     if connection.dialect.name != "postgresql":
-        return [_Table("rqueue_jobs", None)]
-    return [_Table(row.name, row.ends) for row in await connection.execute(_PARTITIONS)]
+        return [_Table(_WHOLE, None)]
+    await connection.execute(_IN_ISO)
+    found = (await connection.execute(_PARTITIONS)).all()
+    # Rights to the table are none to its months: who has no others removes rows through it.
+    return (
+        [_Table(row.name, row.ends) for row in found] if all(row.is_open for row in found) else [_Table(_WHOLE, None)]
+    )
 
 
 async def _drop(engine: AsyncEngine, month: str, before: datetime, *, keep_failures: bool) -> int | None:
@@ -195,11 +206,15 @@ async def _remove(
     given = {"before": before} | ({} if since is None else {"since": since})
     after = "" if since is None else "AND finished >= :since"
     oldest = f"FROM {table} WHERE {condition} {after} ORDER BY finished LIMIT {BATCH}"
-    if connection.dialect.name == "postgresql":  # not by the key: its ids lie anywhere, and a page is read for each
-        which = f"ctid = ANY (ARRAY(SELECT ctid {oldest} FOR UPDATE SKIP LOCKED))"
-    else:
+    old = ""
+    if connection.dialect.name != "postgresql":
         which = f"(id, enqueued) IN (SELECT id, enqueued {oldest})"
-    query = text(f"DELETE FROM {table} WHERE {which} RETURNING finished")  # noqa: S608 - quoted, and constants
+    elif table == _WHOLE:  # a row's place is told apart within one partition only
+        old = f"WITH old AS MATERIALIZED (SELECT id, enqueued {oldest} FOR UPDATE SKIP LOCKED)"
+        which = "(id, enqueued) IN (SELECT id, enqueued FROM old)"
+    else:  # not by the key: its ids lie anywhere, and a page is read for each
+        which = f"ctid = ANY (ARRAY(SELECT ctid {oldest} FOR UPDATE SKIP LOCKED))"
+    query = text(f"{old} DELETE FROM {table} WHERE {which} RETURNING finished")  # noqa: S608 - quoted, and constants
     query = query.bindparams(*(bindparam(name, type_=Moment) for name in given))
     gone = [row.finished for row in await connection.execute(query.columns(finished=Moment), given)]
     return _Batch(len(gone), max(gone, default=None))

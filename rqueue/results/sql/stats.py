@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, or_, select, text
+from sqlalchemy import ColumnElement, and_, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from rqueue.results.sql import marks
@@ -60,17 +60,20 @@ async def stats(
     return await call(engine, partial(_stats, since=since, until=until, task=task), timeout_s=_TIMEOUT_S)
 
 
-def plan(span: Span, rolled: datetime, pruned: datetime) -> Plan:
+def plan(span: Span, rolled: datetime, pruned: datetime, oldest: datetime = _EVER) -> Plan:
     """Which part of a time is taken from where.
 
     Args:
         span: the time.
         rolled: all hours before are counted.
         pruned: rows of jobs that ended before may be gone.
+        oldest: the first hour that is counted; of the time before there are rows, or nothing.
     """
     since, until = span
-    first = hour_of(since) if since < pruned else _up(since, HOUR)
-    last = _up(until, HOUR) if until < pruned else min(hour_of(until), rolled)
+    begin = max(since, oldest)
+    first = hour_of(begin) if begin < pruned else _up(begin, HOUR)
+    # The hour of the last rows that are gone is told as a whole, like those before it.
+    last = _up(until, HOUR) if begin < pruned and until < _up(pruned, HOUR) else min(hour_of(until), rolled)
     if first >= last:
         return Plan([], [], [span])
     rows = [Span(since, first), Span(last, until)]
@@ -88,7 +91,10 @@ async def _stats(
     known = await marks.read(connection)
     # Rows are told apart by the databases' clocks and by Redis's: what ends now may have ended a moment from now.
     until = until or await marks.now(connection) + DAY
-    parts = plan(Span(since, until), known.get(marks.ROLLED, _EVER), known.get(marks.PRUNED, _EVER))
+    rolled, pruned = (known.get(name, _EVER) for name in (marks.ROLLED, marks.PRUNED))
+    # Rows may be kept for longer than counts.
+    oldest = (await connection.execute(select(func.min(hours.c.hour)).where(hours.c.span == 1))).scalar() or rolled
+    parts = plan(Span(since, until), rolled, pruned, oldest)
     tallies: defaultdict[str, Tally] = defaultdict(Tally)
     if parts.days or parts.hours:
         query = select(hours).where(or_(*_within(24, parts.days), *_within(1, parts.hours)))

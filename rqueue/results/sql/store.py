@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from rqueue.errors import SchemaMismatch
 from rqueue.results.row import Row, replaces
 from rqueue.results.sql import version
 from rqueue.results.sql.calls import TIMEOUT_S, Refused, call, close
-from rqueue.results.sql.engine import engine_for
+from rqueue.results.sql.engine import autocommit, engine_for
 from rqueue.results.sql.tables import FIELDS, jobs, row_from
 from rqueue.results.sql.upkeep import tidy
 from rqueue.results.sql.upsert import encoded, least, statement, storable
@@ -26,7 +27,7 @@ class SqlStore:
         timeout_s: seconds that any call may take.
 
     Attributes:
-        engine: SQLAlchemy's, for queries.
+        engine: SQLAlchemy's, for queries and upkeep, which may take long.
         shown: the URL without the password.
     """
 
@@ -34,8 +35,9 @@ class SqlStore:
         self.engine: AsyncEngine = engine_for(url)
         self.shown = self.engine.url.render_as_string(hide_password=True)
         self._timeout_s = timeout_s
-        # One statement is its own transaction: BEGIN and COMMIT would be two more round trips.
-        self._writing = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        # A pool of its own: reports, also those that a worker's tasks ask for, must not keep rows waiting. And one
+        # statement is its own transaction: BEGIN and COMMIT would be two more round trips.
+        self._writing = autocommit(engine_for(url))
         self._statement = text(statement(self.engine.dialect.name))
 
     async def open(self) -> None:
@@ -44,7 +46,7 @@ class SqlStore:
         Raises:
             StoreUnavailable, SchemaMismatch: as :class:`~rqueue.results.store.ResultStore` says.
         """
-        found = await call(self.engine, version.current, timeout_s=self._timeout_s)
+        found = await call(self._writing, version.current, timeout_s=self._timeout_s)
         if complaint := version.complaint(found):
             raise SchemaMismatch(f"results {self.shown}: {complaint}")
 
@@ -76,7 +78,7 @@ class SqlStore:
 
     async def close(self) -> None:
         """Close its connections."""
-        await close(self.engine)
+        await asyncio.gather(close(self._writing), close(self.engine))
 
     async def _save(self, rows: Sequence[Row]) -> list[str]:
         try:

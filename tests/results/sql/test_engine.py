@@ -3,7 +3,7 @@
 import pytest
 
 from rqueue.errors import ConfigError, MissingDependency
-from rqueue.results.sql import engine
+from rqueue.results.sql import engine, queries
 from rqueue.results.sql.engine import database_url, engine_for
 
 from .conftest import ask
@@ -42,6 +42,21 @@ def test_what_is_no_database_of_ours_is_refused_and_its_password_not_shown(url):
     with pytest.raises(ConfigError) as raised:
         database_url(url)
     assert "secret" not in str(raised.value)
+
+
+async def test_whoever_waits_for_a_connection_waits_as_long_as_its_call_may_take(own_postgres):
+    """Breaks when a page of history fails since some others were asked for at the same time."""
+    made = engine_for(own_postgres)
+    assert made.pool.timeout() > queries.TIMEOUT_S
+    await made.dispose()
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_another_schema_by_an_option_of_libpq(own_postgres, driver):
+    url = own_postgres.replace("asyncpg", driver) + "?options=-csearch_path%3Dpg_catalog&application_name=shop"
+    made = engine_for(url)
+    assert await ask(made, "SELECT current_schema(), current_setting('application_name')") == [("pg_catalog", "shop")]
+    await made.dispose()
 
 
 @pytest.mark.parametrize(

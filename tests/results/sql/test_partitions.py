@@ -40,7 +40,11 @@ async def test_a_row_lies_in_its_month_to_the_millisecond(own_postgres, pg):
     await store.save(list(rows.values()))
     await store.close()
     lies = dict(await ask(pg, "SELECT id, CAST(tableoid::regclass AS text) FROM rqueue_jobs"))
-    assert [lies[row.id] for row in rows.values()] == ["rqueue_jobs_2031_11", "rqueue_jobs_2031_12", OTHER]
+    assert [lies[row.id] for row in rows.values()] == [
+        "rqueue_jobs_2031_11",
+        "rqueue_jobs_2031_12",
+        "rqueue_jobs_undated",  # whoever makes a month reads the default partition through
+    ]
 
 
 async def test_a_month_whose_rows_are_elsewhere_already_is_left_out(own_postgres, pg):

@@ -7,6 +7,7 @@ for `make bench-history`.
 import os
 from datetime import UTC, datetime
 
+import orjson
 import pytest
 
 from benchmarks import history as bench
@@ -14,6 +15,9 @@ from rqueue.errors import StoreUnavailable
 from rqueue.results.selection import Position, Selection
 from rqueue.results.sql import queries
 from rqueue.results.sql.engine import engine_for
+from rqueue.results.sql.store import SqlStore
+
+from ..conftest import make_row  # noqa: TID252 - tests are no installed package
 
 IS_LONG = os.environ.get("RQUEUE_LONG") == "1"
 MANY = 1_000_000 if IS_LONG else 20_000
@@ -133,3 +137,16 @@ async def test_a_database_that_stands_still_is_not_waited_for(filled, postgres, 
             await queries.page(filled, Selection(), 10)
     finally:
         postgres.thaw([pid])
+
+
+async def test_words_behind_what_json_escapes(own_postgres):
+    """Breaks when the n of a line's end is the first letter of the next line's first word."""
+    store = SqlStore(own_postgres)
+    row = make_row(
+        args=orjson.dumps(["one\ntwo\tthree\r\nfour", "C:\\new\\total", 'say "hello"']).decode(), error=r"E: C:\temp"
+    )
+    await store.save([row])
+    for word in ("one", "two", "three", "four", r"c:\new\total", "hello", r"c:\temp"):
+        found = await queries.page(store.engine, Selection.of({"search": word}, datetime.now(UTC)), 2)
+        assert [each["id"] for each in found] == [row.id], word
+    await store.close()

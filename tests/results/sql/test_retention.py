@@ -76,14 +76,14 @@ async def test_a_month_that_is_old_goes_at_once(months, monkeypatch):
     await put(months, *(ended(MAY + number * DAY) for number in range(1, 31)), later)
     with pytest.raises(TypeError):  # the months that are not over are looked through
         await prune(months, JUNE)
-    assert await tables(months) == ["June ", "rqueue_jobs_other"]
+    assert await tables(months) == ["June ", "rqueue_jobs_other", "rqueue_jobs_undated"]
     assert await ids(months) == [later["id"]]
 
 
 async def test_rows_of_dropped_months_count(months):
     await put(months, *(ended(MAY + number * DAY) for number in range(1, 31)), *(ended(MAY - DAY) for _ in range(12)))
     assert await prune(months, JULY) == 42
-    assert await tables(months) == ["rqueue_jobs_other"]
+    assert await tables(months) == ["rqueue_jobs_other", "rqueue_jobs_undated"]
 
 
 @pytest.mark.parametrize("why", ["later", "failure", "not over"])
@@ -181,6 +181,50 @@ async def test_a_user_that_owns_no_table_removes_rows_all_the_same(months):
         async with months.begin() as connection:
             await connection.execute(text(f"DROP OWNED BY {name}"))
             await connection.execute(text(f"DROP ROLE {name}"))
+
+
+async def test_a_user_without_rights_to_the_months_removes_rows_all_the_same(months):
+    """The docs name no months: rights to the table are none to its parts."""
+    await put(months, *(ended(MAY + number * DAY) for number in range(1, 26)), *(ended(JUNE + DAY) for _ in range(13)))
+    kept = [ended(MAY + DAY, "FAILURE"), ended(JULY + DAY)]
+    await put(months, *kept)
+    name = f"guest_{months.url.database}"
+    async with months.begin() as connection:
+        await connection.execute(text(f"CREATE ROLE {name} LOGIN"))
+        for table in ("rqueue_jobs", "rqueue_hours", "rqueue_marks"):
+            await connection.execute(text(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {name}"))
+    guest = engine_for(months.url.set(username=name).render_as_string(hide_password=False))
+    try:
+        assert await prune(guest, JULY, keep_failures=True) == 38
+        assert await ids(months) == [row["id"] for row in kept]
+    finally:
+        await guest.dispose()
+        async with months.begin() as connection:
+            await connection.execute(text(f"DROP OWNED BY {name}"))
+            await connection.execute(text(f"DROP ROLE {name}"))
+
+
+async def test_jobs_without_a_time_of_their_enqueue_keep_their_partition(months):
+    """It ends in 1970, and is never over."""
+    await put(months, ended(MAY + DAY, enqueued=datetime(1970, 1, 1, tzinfo=UTC)))
+    assert await prune(months, JULY) == 1
+    assert "rqueue_jobs_undated" in await tables(months)
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_months_are_known_however_the_server_shows_times(months, driver):
+    """Of its two clocks one has a name that means another in what is read."""
+    await put(months, ended(MAY + DAY))
+    async with months.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        for setting in ("DateStyle = 'SQL, DMY'", "TimeZone = 'Asia/Karachi'", "standard_conforming_strings = off"):
+            await connection.execute(text(f"ALTER DATABASE {months.url.database} SET {setting}"))
+    other = engine_for(months.url.set(drivername=f"postgresql+{driver}").render_as_string(hide_password=False))
+    try:
+        assert await prune(other, JUNE) == 1
+        assert "may" not in await tables(months)
+    finally:
+        await other.dispose()
 
 
 async def test_another_error_is_not_taken_for_a_lock(months, monkeypatch):

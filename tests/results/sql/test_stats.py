@@ -65,6 +65,9 @@ MIDNIGHT = AT.replace(hour=0)
             Plan([], [Span(AT + HOUR, AT + 3 * HOUR)], [Span(AT + 3 * MINUTE, AT + HOUR)]),
         ),
         (AT + MINUTE, AT + 2 * MINUTE, AT + DAY, AT + HOUR, Plan([], [Span(AT, AT + HOUR)], [])),
+        # the hour of which a part has gone is the last one
+        (AT - HOUR, AT + 20 * MINUTE, AT + DAY, AT + 10 * MINUTE, Plan([], [Span(AT - HOUR, AT + HOUR)], [])),
+        (AT, AT + 20 * MINUTE, AT + DAY, AT + 10 * MINUTE, Plan([], [Span(AT, AT + HOUR)], [])),
     ],
 )
 def test_what_a_time_is_put_together_from(since, until, rolled, pruned, wanted):
@@ -165,6 +168,18 @@ async def test_statistics_outlive_rows(engine):
     assert found.count == 2
 
 
+async def test_what_is_older_than_all_counts_is_told_from_its_rows(engine):
+    """Rows may stay for ever, and counts do not."""
+    now = datetime.now(UTC)
+    await put(engine, *(ended(now - number * DAY) for number in (0, 10, 399, 402, 800)))
+    for _ in range(2):
+        (found,) = await stats(engine, now - 900 * DAY)
+        assert found.count == 5
+        (found,) = await stats(engine, now - 900 * DAY, now - 401 * DAY)
+        assert found.count == 2
+        await roll(engine)
+
+
 async def test_they_are_of_one_moment(postgresql, monkeypatch):
     """All is counted and removed between two of its statements. Breaks when they do not share a snapshot."""
     now = datetime.now(UTC)
@@ -227,7 +242,7 @@ async def test_hours_and_rows_are_found_by_their_indexes(postgresql):
     await stats(postgresql, MIDNIGHT + 30 * MINUTE, MIDNIGHT + 7 * DAY + MINUTE)
     event.remove(postgresql.sync_engine, "before_cursor_execute", explain)
     big = [each for each in asked if "FROM rqueue_jobs" in each[0] or "FROM rqueue_hours" in each[0]]
-    assert len(big) == 3
+    assert len(big) == 4
     async with postgresql.connect() as connection:
         for statement, parameters in big:
             plan = [row[0] for row in await connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)]

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import re
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ async def test_a_batch_is_one_statement(history):
     from sqlalchemy import event
 
     seen = []
-    event.listen(history.engine.sync_engine, "before_cursor_execute", lambda *given: seen.append(given[2]))
+    event.listen(history._writing.sync_engine, "before_cursor_execute", lambda *given: seen.append(given[2]))
     rows = [make_row() for _ in range(100)]
     await history.save([*rows, *rows[::-1]])  # a job twice in one statement is refused by PostgreSQL
     assert [statement.split()[:3] for statement in seen] == [["INSERT", "INTO", "rqueue_jobs"]]
@@ -56,7 +57,7 @@ async def test_rows_that_were_refused_are_found_in_a_few_statements(history):
     from sqlalchemy import event
 
     seen = []
-    event.listen(history.engine.sync_engine, "before_cursor_execute", lambda *given: seen.append(given[2]))
+    event.listen(history._writing.sync_engine, "before_cursor_execute", lambda *given: seen.append(given[2]))
     bad = [make_row(losses=2**62), make_row(losses=2**62)]
     rows = [make_row() for _ in range(500)]
     refused = await history.save([*rows[:250], bad[0], *rows[250:], bad[1]])
@@ -124,4 +125,16 @@ async def test_killed_while_it_writes(new_postgres, driver):
         await asyncio.gather(*writing)
     ((rows, ids),) = await ask(store.engine, "SELECT count(*), count(DISTINCT id) FROM rqueue_jobs")
     assert (rows, ids) == (3000, 3000)
+    await store.close()
+
+
+async def test_reports_keep_no_rows_waiting(own_postgres):
+    """Tasks of a worker may ask for history. Breaks when they take the connections that results are written on."""
+    store = SqlStore(own_postgres)
+    async with AsyncExitStack() as reports:
+        for _ in range(store.engine.pool.size()):
+            await reports.enter_async_context(store.engine.connect())
+        row = make_row()
+        assert not await store.save([row])
+        assert await store.find(row.id) == row
     await store.close()

@@ -7,10 +7,17 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# Words are what is left where signs are spaces: PostgreSQL's own parser takes addresses, paths and numbers apart.
-_SIGNS = r"""!"#$%&''()*+,-./:;<=>?@[\]^`{|}~"""
-_TEXT = " || ' ' || ".join(f"coalesce({name}, '')" for name in ("task", "args::text", "kwargs::text", "error"))
-_WORDS = f"to_tsvector('simple', translate(left({_TEXT}, 10000), '{_SIGNS}', '{' ' * 32}'))"
+# Words are what is left where signs are spaces: PostgreSQL's own parser takes addresses, paths and numbers apart. Of
+# JSON's escapes more than the sign must go, or a line's first word has an n before it. A replace for each sign takes a
+# quarter of the time of one translate. E'': all servers read it so.
+_JSON = "coalesce(args::text, '') || ' ' || coalesce(kwargs::text, '')"
+for _escape in (r"\\", r"\n", r"\r", r"\t"):
+    _JSON = f"replace({_JSON}, E'{_escape.replace(chr(92), chr(92) * 2)}', ' ')"
+_WORDS = f"left(coalesce(task, '') || ' ' || {_JSON} || ' ' || coalesce(error, ''), 10000)"
+for _sign in r"""!"#$%&'()*+,-./:;<=>?@[\]^`{|}~""":
+    _quoted = "\\" + _sign if _sign in "'\\" else _sign
+    _WORDS = f"replace({_WORDS}, E'{_quoted}', ' ')"
+_WORDS = f"to_tsvector('simple', {_WORDS})"
 _INDEXES = (
     ("finished", "finished, id", ""),
     ("task", "task, finished, id", ""),
@@ -29,6 +36,11 @@ def upgrade() -> None:
     op.execute(_table(is_postgres))
     if is_postgres:
         op.execute("CREATE TABLE rqueue_jobs_other PARTITION OF rqueue_jobs DEFAULT")
+        # What has no time of its enqueue. Whoever makes a month has the default read through, with all locked.
+        op.execute(
+            "CREATE TABLE rqueue_jobs_undated PARTITION OF rqueue_jobs "
+            "FOR VALUES FROM (MINVALUE) TO ('1970-01-02 00:00:00+00')"
+        )
         op.execute("CREATE INDEX rqueue_jobs_words ON rqueue_jobs USING gin (words)")
         # The view celery_taskmeta has the time without its zone, and archiving scripts ask for it.
         op.execute("CREATE INDEX rqueue_jobs_date_done ON rqueue_jobs ((finished AT TIME ZONE 'UTC'))")
