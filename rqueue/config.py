@@ -103,8 +103,8 @@ class Results:
         retention: seconds, or a timedelta, or an age such as ``30d``, after which a worker removes rows; None never.
         keep_failures: rows in state FAILURE are not removed by ``retention``.
         args_bytes: a job's arguments are cut to this many bytes of JSON. 4 KiB: they are kept to be read by people.
-        spool_bytes: while the store is away, rows wait in Redis, up to this many bytes for each queue. 64 MiB: about
-            a hundred thousand ordinary jobs.
+        spool_bytes: while the store is away, rows wait in Redis, up to this many bytes for each queue. 256 MiB: some
+            hundred thousand ordinary jobs.
         outbox: the database of :meth:`~rqueue.client.task.Task.enqueue_in`'s table. Default: ``url``.
     """
 
@@ -112,7 +112,7 @@ class Results:
     retention: Age | None = None
     keep_failures: bool = False
     args_bytes: int = 4096
-    spool_bytes: int = 64 * 1024 * 1024
+    spool_bytes: int = 256 * 1024 * 1024
     outbox: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:

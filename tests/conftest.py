@@ -194,10 +194,10 @@ def _upgrade(url: str) -> None:
 
 
 def start_postgres(server: Postgres) -> Postgres:
-    """Where there is none the test is skipped; never in CI, which has a package that carries one."""
+    """Where there is none the test is skipped; never where one is required, as in CI: a package carries one."""
     try:
         return server.start()
     except NoPostgres as exc:
-        if "CI" in os.environ:
+        if os.environ.get("RQUEUE_TEST_POSTGRES") == "required":
             raise
         pytest.skip(str(exc))
