@@ -1445,6 +1445,34 @@ async def test_a_stop_waits_for_the_rows_of_what_has_ended(recorded_app, brief, 
         assert (await job.info()).state == "SUCCESS"
 
 
+async def test_a_worker_and_the_app_have_a_store_each(redis_url):
+    """The app's is used when a worker has ended, by another one as well; a worker's when the app was closed around it.
+
+    Breaks when either closes what the other one uses: a Redis that was closed stays so.
+    """
+    app = RQueue(redis_url, results=f"{redis_url.rpartition('/')[0]}/1")
+
+    @app.task(name="t")
+    async def t(number):
+        return number
+
+    async with app:
+        for number in (1, 2):
+            async with app.worker() as worker:
+                job = await t.enqueue(number)
+                await worker.drain()
+                assert worker._recorder.recorded == 1
+            row = await app.session().store().find(job.id)
+            assert row is not None
+            assert row.result == str(number)
+        async with app.worker() as worker:
+            await app.session().store().find(job.id)
+            await app.close()
+            await t.enqueue(3)
+            await worker.drain()
+            assert worker._recorder.recorded == 1
+
+
 async def test_without_results_a_worker_makes_no_session_and_no_recorder(url):
     """Breaks when a plain worker holds more connections than it did."""
     app = RQueue(url)
