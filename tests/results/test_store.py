@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rqueue.errors import StoreUnavailable
+from rqueue.results import patience
 from rqueue.results.row import Row, replaces
 from rqueue.results.sql.upsert import storable_row
 
@@ -69,6 +71,28 @@ async def test_saving_may_be_repeated(store):
         assert await store.find(row.id) == row
     if is_sql(store):
         assert await count(store, [row.id for row in rows]) == 10
+
+
+async def test_while_the_loop_stands_still_no_store_is_away(store, monkeypatch):
+    """A task blocks it again and again, as each does in the pool `solo`. Breaks when late answers are taken for none:
+    such a worker would never see that its store is back, which takes several answers."""
+    monkeypatch.setattr(patience, "_PART_S", 0.02)
+    store._timeout_s = 0.2
+    blocks = []
+
+    async def block():
+        while True:
+            time.sleep(0.25)
+            blocks.append(1)
+            await asyncio.sleep(0.005)
+
+    blocking = asyncio.create_task(block())
+    await store.open()
+    row = make_row()
+    assert not await store.save([row])
+    blocking.cancel()
+    assert blocks
+    assert await store.find(row.id) == row
 
 
 async def count(store, ids):
