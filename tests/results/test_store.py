@@ -75,14 +75,15 @@ async def test_saving_may_be_repeated(store):
 
 async def test_while_the_loop_stands_still_no_store_is_away(store, monkeypatch):
     """A task blocks it again and again, as each does in the pool `solo`. Breaks when late answers are taken for none:
-    such a worker would never see that its store is back, which takes several answers."""
+    such a worker would never see that its store is back, which takes several answers.
+    """
     monkeypatch.setattr(patience, "_PART_S", 0.02)
     store._timeout_s = 0.2
     blocks = []
 
     async def block():
         while True:
-            time.sleep(0.25)
+            time.sleep(0.25)  # noqa: ASYNC251 - it blocks
             blocks.append(1)
             await asyncio.sleep(0.005)
 

@@ -139,7 +139,7 @@ async def test_a_store_that_answered_while_the_loop_stood_still_is_not_away(arch
     save = store.save
 
     async def answered(rows):
-        time.sleep(0.05)
+        time.sleep(0.05)  # noqa: ASYNC251 - the loop stands still
         for _ in range(5):  # some turns until all of it is read
             await asyncio.sleep(0)
         return await save(rows)
