@@ -116,6 +116,8 @@ ORDERS = [  # (attempts, losses, started) of what is stored and of what comes, a
     ("an old failure that waited while its dead letter was revived", (1, 0, 90_000), (5, 0, 100), False),
     ("a frozen worker's first run", (2, 0, 200), (1, 0, 100), False),
     ("a frozen worker, whose death counts", (1, 1, 200), (1, 0, 100), False),
+    ("a frozen worker's end of a run that a reaper has ended", (1, 1, 100), (1, 0, 100), False),
+    ("a reaper's end of a run that a frozen worker has ended", (1, 0, 100), (1, 1, 100), True),
     ("a revived dead letter, whose runs count anew", (5, 0, 100), (1, 0, 900), True),
     ("ended without a run, by when it ended", (1, 0, None), (1, 0, 10_000), True),
     ("a run before it ended without one", (1, 0, None), (1, 0, 100), False),
