@@ -55,16 +55,24 @@ class Session:
         return self._forks == len(_forks) and not self.loop.is_closed()
 
     def store(self) -> ResultStore:
-        """The result store, connected when it is used first.
+        """The result store, connected when it is used first, and closed with the session.
+
+        Raises:
+            ConfigError: the app has none.
+        """
+        if self._store is None:
+            self._store = self.new_store()
+        return self._store
+
+    def new_store(self) -> ResultStore:
+        """A result store with connections of its own, for whoever closes it.
 
         Raises:
             ConfigError: the app has none.
         """
         if self._results is None:
             raise ConfigError("the app keeps no history: give RQueue(results='postgresql+asyncpg://…')")
-        if self._store is None:
-            self._store = store_for(self._results, *self._kept)
-        return self._store
+        return store_for(self._results, *self._kept)
 
     async def close(self) -> None:
         """Let what is under way end, and close the connections."""

@@ -28,6 +28,7 @@ RECORDED: Final = frozenset({State.SUCCESS, State.FAILURE, State.REVOKED, State.
 """The states of which there are rows."""
 
 _NO_HEADER: Final = Header()
+_MOST: Final = 2**31 - 1
 _NOTHING: Final[dict[str, Any]] = {}
 
 
@@ -62,8 +63,10 @@ class Reader:
         error, traceback = _error(told.get("error")), _text(told.get("traceback"))
         args, kwargs, error, traceback = self._shown_of(task or "", said, error, traceback)
         history = told.get("history")
+        # The record's come first: who speaks for a lost worker counts that loss, and may not have the message.
+        retries, losses = told.get("retries", header.retries), told.get("losses", header.losses)
         # One that was cancelled before it started has not run.
-        attempts = header.retries + (state != "REVOKED" or started is not None)
+        attempts = _count(retries) + (state != "REVOKED" or started is not None)
         return tuple.__new__(  # a NamedTuple's own way takes three times as long
             Row,
             (
@@ -79,7 +82,7 @@ class Reader:
                 error,
                 traceback,
                 attempts,
-                header.losses,
+                _count(losses),
                 _text(told.get("worker")),
                 _id(told.get("parent_id", said.get("parent_id"))),
                 _id(told.get("root_id", said.get("root_id"))),
@@ -145,6 +148,10 @@ def _text(value: object) -> str | None:
 
 def _id(value: object) -> str | None:
     return value if value is not None and is_job_id(value) else None  # type: ignore[return-value]
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and 0 <= value < _MOST else 0
 
 
 def _moment(value: object) -> int | None:

@@ -13,6 +13,7 @@ import orjson
 from rqueue.broker.endpoint import Endpoint
 from rqueue.broker.keep import Keeping
 from rqueue.errors import BrokerError, StoreUnavailable
+from rqueue.results.patience import Patience
 from rqueue.results.row import SKEW_MS, Row
 from rqueue.wire.keys import Keys
 
@@ -73,18 +74,24 @@ class RedisStore:
         await self._redis.close()
 
     async def _bounded(self, calls: Sequence[Any]) -> list[Any]:
+        asking = asyncio.create_task(_all(calls))
         try:
-            async with asyncio.timeout(self._timeout_s):
-                # They leave together, in one write; the first error is told once all have ended.
-                replies = await asyncio.gather(*calls, return_exceptions=True)
-        except TimeoutError:
-            raise StoreUnavailable("the result store does not answer") from None
+            if not await Patience(self._timeout_s).wait(asking):
+                raise StoreUnavailable("the result store does not answer")
+        finally:
+            asking.cancel()
+        replies = asking.result()
         for reply in replies:
             if isinstance(reply, BrokerError):
                 raise StoreUnavailable(f"the result store cannot be used: {reply}") from reply
             if isinstance(reply, BaseException):
                 raise reply
         return replies
+
+
+async def _all(calls: Sequence[Any]) -> list[Any]:
+    """They leave together, in one write; errors are told once all have ended."""
+    return await asyncio.gather(*calls, return_exceptions=True)
 
 
 def _encoded(row: Row) -> bytes:

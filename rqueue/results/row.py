@@ -68,4 +68,6 @@ def replaces(row: Row, stored: Row) -> bool:
     later. So the later start decides, and more attempts do where hosts disagree on the time by less than a minute.
     """
     (tries, at), (stored_tries, stored_at) = row.order, stored.order
-    return at >= stored_at or (tries > stored_tries and at > stored_at - SKEW_MS)
+    if at == stored_at:  # of the same run: whoever ended it for a lost worker has counted the loss
+        return tries >= stored_tries
+    return at > stored_at or (tries > stored_tries and at > stored_at - SKEW_MS)

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 from rqueue.errors import SchemaMismatch, StoreError, StoreUnavailable
 from rqueue.log import Recurring, event
+from rqueue.results.patience import Patience
 from rqueue.results.row import Row
 from rqueue.results.store import ResultStore
 
@@ -143,11 +144,11 @@ class Archive:
         """
         task = asyncio.create_task(call)
         try:
-            await asyncio.wait([task], timeout=self._timeout_s)
+            is_done = await Patience(self._timeout_s).wait(task)
         except asyncio.CancelledError:
             self._abandon(task)
             raise
-        if task.done():
+        if is_done:
             return task.result()
         self._abandon(task)
         raise StoreUnavailable(f"no answer within {self._timeout_s:g} s")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from rqueue.broker.broker import Broker
-from rqueue.errors import MalformedMessage, StoreUnavailable
+from rqueue.errors import BrokerError, BrokerUnavailable, MalformedMessage, StoreUnavailable
 from rqueue.log import Recurring, event
 from rqueue.results.entry import Entry
 from rqueue.results.reader import Reader
@@ -74,10 +74,21 @@ class Drainer:
             back.clear()
 
     async def tick(self) -> int:
-        """One round; how many rows were written. It also says in each queue that there is a store."""
-        before = self.drained
+        """One round; how many rows were written. It also says in each queue that there is a store.
+
+        Raises:
+            BrokerError: Redis refused, or could not be asked; of other queues it may have been.
+        """
+        before, failed = self.drained, None
         for keys in list(self._served):
-            await self._drain(keys)
+            try:
+                await self._drain(keys)
+            except BrokerError as exc:  # a key is none of ours, or a part of a cluster is away: the others are drained
+                if isinstance(exc, BrokerUnavailable) and not self._broker.is_cluster:
+                    raise
+                failed = exc
+        if failed is not None:
+            raise failed
         return self.drained - before
 
     async def _drain(self, keys: QueueKeys) -> None:

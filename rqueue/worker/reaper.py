@@ -314,6 +314,9 @@ class Reaper:
             return None
         started = fields.get("started")
         job.started_ms = started if is_moment(started) else None
+        # With the loss of its worker: it tells this end from one that the worker itself may still write.
+        losses, retries = (count if is_moment(count := fields.get(name)) else 0 for name in ("losses", "retries"))
+        job.message = Message.build(Header(id=job.id, losses=losses + 1, retries=retries), b"{}")
         return call
 
     def _known(self, message: Message) -> tuple[Call | None, TaskOptions]:

@@ -80,10 +80,14 @@ class Recorder:
     async def run(self) -> None:
         """Record until cancelled."""
         wake = self._inflight.signals.settle
-        while True:
-            await wake.wait()
-            wake.clear()
-            self.tick()
+        try:
+            while True:
+                await wake.wait()
+                wake.clear()
+                self.tick()
+        finally:  # what still waits for Redis would do so for ever: its connection is about to be closed
+            for task in self._tasks:
+                task.cancel()
 
     def tick(self) -> int:
         """Send what has gathered, as far as writes are free, and let the rest pass; how many writes were begun."""

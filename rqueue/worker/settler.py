@@ -111,10 +111,14 @@ class Settler:
     async def run(self) -> None:
         """Settle until cancelled."""
         wake = self._wake
-        while True:
-            await wake.wait()
-            wake.clear()
-            self.tick()
+        try:
+            while True:
+                await wake.wait()
+                wake.clear()
+                self.tick()
+        finally:  # what still waits for Redis would do so for ever: its connection is about to be closed
+            for task in self._tasks:
+                task.cancel()
 
     def tick(self) -> int:
         """Send what has gathered, as far as lanes are free; how many batches were."""

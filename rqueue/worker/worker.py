@@ -313,8 +313,7 @@ class Worker:
         self,
     ) -> tuple[Fetcher | Executor | Promoter | Ticker | Reaper | Autoscaler | Relay | Housekeeper, ...]:
         services = self._fetcher, self._executor, self._promoter, self._ticker, self._reaper, self._autoscaler
-        results = self._client.config.results
-        keepers = () if results is None else (Housekeeper(self._client.session().store(), results),)
+        keepers = () if self._housekeeper is None else (self._housekeeper,)
         return *services, self._relay, *keepers
 
     def _outbound(self) -> tuple[Settler | Recorder | Drainer | Archive, ...]:
@@ -370,9 +369,13 @@ class Worker:
         self._archive: Archive | None = None
         self._recorder: Recorder | None = None
         self._drainer: Drainer | None = None
+        self._housekeeper: Housekeeper | None = None
         if results is None:
             return
-        self._archive = archive = Archive(client.session().store(), clock.now_ms)
+        # Its own: the app's goes on when this worker ends, and this one when the app is closed around it.
+        store = client.session().new_store()
+        self._archive = archive = Archive(store, clock.now_ms)
+        self._housekeeper = Housekeeper(store, results)
         reader = Reader(client.tasks.shown, client.keyring, results.args_bytes, clock.now_ms)
         self._recorder = Recorder(broker, self._inflight, archive, reader, results.spool_bytes)
         served, beat_s = self._fetcher.served, self._config.heartbeat_s

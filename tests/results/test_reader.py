@@ -86,6 +86,15 @@ def test_what_a_record_does_not_say_its_message_may():
     assert row.attempts == 1  # it has not run for a second time
 
 
+def test_what_a_record_says_of_losses_and_retries_comes_first():
+    """A reaper counts the loss that ends a job, and the message is as it was. Breaks when that loss is in no row."""
+    told = b'{"state":"FAILURE","losses":3,"retries":1}'
+    row = reader().row(KEYS, Entry("j", told, message(losses=2, retries=1)))
+    assert (row.losses, row.attempts) == (3, 2)
+    row = reader().row(KEYS, Entry("j", b'{"state":"FAILURE","losses":"3","retries":-1}', b""))
+    assert (row.losses, row.attempts) == (0, 1)
+
+
 @pytest.mark.parametrize(
     "raw",
     [

@@ -37,6 +37,7 @@ def row(attempts: int, losses: int, started: int | None, finished: int = 100) ->
         (row(1, 0, 50), row(1, 0, 10, 200)),  # the same, uncharged
         (row(1, 0, None, 90), row(1, 0, 10, 20)),  # cancelled while it waited for its retry
         (row(1, 3, None, 90), row(1, 2, 50, 60)),  # buried by a reaper
+        (row(1, 1, 50, 60), row(1, 0, 50, 200)),  # the same run, ended by a reaper; its worker was frozen
     ],
 )
 def test_a_later_runs_row_takes_the_place_of_an_earlier_ones_and_never_the_other_way(later, earlier):

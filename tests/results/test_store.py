@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rqueue.errors import StoreUnavailable
+from rqueue.results import patience
 from rqueue.results.row import Row, replaces
 from rqueue.results.sql.upsert import storable_row
 
@@ -71,6 +73,29 @@ async def test_saving_may_be_repeated(store):
         assert await count(store, [row.id for row in rows]) == 10
 
 
+async def test_while_the_loop_stands_still_no_store_is_away(store, monkeypatch):
+    """A task blocks it again and again, as each does in the pool `solo`. Breaks when late answers are taken for none:
+    such a worker would never see that its store is back, which takes several answers.
+    """
+    monkeypatch.setattr(patience, "_PART_S", 0.02)
+    store._timeout_s = 0.2
+    blocks = []
+
+    async def block():
+        while True:
+            time.sleep(0.25)  # noqa: ASYNC251 - it blocks
+            blocks.append(1)
+            await asyncio.sleep(0.005)
+
+    blocking = asyncio.create_task(block())
+    await store.open()
+    row = make_row()
+    assert not await store.save([row])
+    blocking.cancel()
+    assert blocks
+    assert await store.find(row.id) == row
+
+
 async def count(store, ids):
     from sqlalchemy import func, select
 
@@ -91,6 +116,8 @@ ORDERS = [  # (attempts, losses, started) of what is stored and of what comes, a
     ("an old failure that waited while its dead letter was revived", (1, 0, 90_000), (5, 0, 100), False),
     ("a frozen worker's first run", (2, 0, 200), (1, 0, 100), False),
     ("a frozen worker, whose death counts", (1, 1, 200), (1, 0, 100), False),
+    ("a frozen worker's end of a run that a reaper has ended", (1, 1, 100), (1, 0, 100), False),
+    ("a reaper's end of a run that a frozen worker has ended", (1, 0, 100), (1, 1, 100), True),
     ("a revived dead letter, whose runs count anew", (5, 0, 100), (1, 0, 900), True),
     ("ended without a run, by when it ended", (1, 0, None), (1, 0, 10_000), True),
     ("a run before it ended without one", (1, 0, None), (1, 0, 100), False),

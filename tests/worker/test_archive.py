@@ -1,10 +1,12 @@
 """archive: the result store is there, or away."""
 
 import asyncio
+import time
 
 import pytest
 
 from rqueue.errors import SchemaMismatch, StoreUnavailable
+from rqueue.results import patience
 from rqueue.results.row import Row
 from rqueue.worker.archive import FIRST_PAUSE_S, LONGEST_PAUSE_S, Archive
 
@@ -129,6 +131,22 @@ async def test_a_row_at_which_the_store_breaks_keeps_no_other_out(archive, store
     assert await archive.save([row(job_id) for job_id in "abcde"]) == ["c"]
     assert set(store.states) == set("abde")
     assert log.loud() == ["a row failed in the result store itself"]
+
+
+async def test_a_store_that_answered_while_the_loop_stood_still_is_not_away(archive, store, monkeypatch):
+    """A task blocks the loop, as each does in the pool `solo`. Breaks when that is taken for a store's silence."""
+    monkeypatch.setattr(patience, "_PART_S", 0.005)
+    save = store.save
+
+    async def answered(rows):
+        time.sleep(0.05)  # noqa: ASYNC251 - the loop stands still
+        for _ in range(5):  # some turns until all of it is read
+            await asyncio.sleep(0)
+        return await save(rows)
+
+    monkeypatch.setattr(store, "save", answered)
+    await archive.save([row("a")])
+    assert archive.away_since is None
 
 
 async def test_closing_does_not_wait_for_what_hangs(archive, store):

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from rqueue.broker.spool import Spool
-from rqueue.errors import BrokerUnavailable
+from rqueue.errors import BrokerError, BrokerUnavailable
 from rqueue.results.entry import Entry
 from rqueue.worker import drainer as module
 
@@ -121,6 +121,15 @@ async def test_what_cannot_be_read_is_counted_and_keeps_nothing_out(drainer, sto
     assert store.states == {"j1": "SUCCESS"}
     assert len(log.of("results were not kept")) == 2
     assert await broker.spooled(worker.keys) == Spool(0, 0, 0)
+
+
+async def test_a_queue_that_cannot_be_drained_keeps_no_other_from_it(drainer, worker, store, wait, broker):
+    """Somebody's key is in its spool's place. Breaks when the queues behind it fill up, and lose rows."""
+    await broker._link.call(b"SET", worker.keys.spool, b"x")
+    await wait(entry(1), queue=1)
+    with pytest.raises(BrokerError):
+        await drainer.tick()
+    assert store.states == {"j1": "SUCCESS"}
 
 
 async def test_a_refused_row_leaves_as_well(drainer, store, wait, broker, worker):

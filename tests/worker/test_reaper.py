@@ -5,8 +5,11 @@ import asyncio
 import pytest
 
 from rqueue.broker.broker import Done
+from rqueue.client.registry import Registry
 from rqueue.errors import BrokerError, BrokerUnavailable
 from rqueue.results.entry import Entry
+from rqueue.results.reader import Reader
+from rqueue.results.row import replaces
 from rqueue.wire.record import decode_record
 from rqueue.worker.reaper import for_operators
 
@@ -319,6 +322,28 @@ async def test_how_a_lost_job_ended_waits_for_the_store(parts, ghost, broker, ke
     (entry,) = await waiting_for_the_store(broker, keys)
     assert (entry.id, entry.message) == ("pill", raw)
     assert decode_record(entry.record)["error"]["type"] == "WorkerLost"
+
+
+async def test_a_frozen_worker_does_not_say_otherwise_of_an_early_job(parts, ghost, broker, keys, message, store_known):
+    """It goes on, and writes its row. Breaks when history says SUCCESS of what has failed for everybody else."""
+    worker, dead = parts(), await ghost(broker)
+    await broker._link.call(b"SADD", keys.jobs, "early")
+    await worker.push(message("early", retries=2))
+    (raw,) = await dead.claim()
+    await dead.start("early")
+    about = b'"task":"t","retries":2,"enqueued":5,"started":6'
+    await broker.ack(keys, dead.id, 1, 1, [Done(raw, "early", b'{"state":"STARTED",%b}' % about, "60")])
+    await dead.die()
+    for _ in range(2):
+        await worker.reaper.tick()
+    reader = Reader(Registry().shown, None, 100, lambda: 9)
+    (entry,) = await waiting_for_the_store(broker, keys)
+    failed = reader.row(keys, entry)
+    late = reader.row(keys, Entry("early", b'{"state":"SUCCESS",%b}' % about, raw))
+    assert None not in (failed, late)
+    assert (failed.enqueued, failed.started) == (late.enqueued, late.started)
+    assert not replaces(late, failed)
+    assert replaces(failed, late)
 
 
 async def test_what_is_known_of_an_early_job_waits_for_the_store(parts, ghost, broker, keys, message, store_known):

@@ -1445,6 +1445,56 @@ async def test_a_stop_waits_for_the_rows_of_what_has_ended(recorded_app, brief, 
         assert (await job.info()).state == "SUCCESS"
 
 
+@pytest.mark.parametrize("is_away", [True, False])
+async def test_a_worker_that_could_not_settle_leaves_no_task_behind(
+    recorded_app, brief, store, broker, monkeypatch, is_away, log
+):
+    """Redis is away when it stops. Breaks when rows, or ends, wait for ever for a connection that was closed."""
+    monkeypatch.setattr("rqueue.worker.worker._LEAVE_S", 0.1)
+
+    async def away(*_, **__):
+        raise BrokerUnavailable("away")
+
+    store.is_away = is_away
+    async with recorded_app as app:
+        async with app.worker(shutdown_timeout=0.1) as worker:
+            monkeypatch.setattr(worker._broker, "spool" if is_away else "ack", away)
+            await brief.enqueue("x")
+            await log.heard("recording waits for redis" if is_away else "settling waits for redis")
+        assert log.of("stopped without settling")
+        await asyncio.sleep(0)
+        left = {task.get_name() for task in asyncio.all_tasks()}
+        assert not left & {"rqueue record", "rqueue settle"}
+
+
+async def test_a_worker_and_the_app_have_a_store_each(redis_url):
+    """The app's is used when a worker has ended, by another one as well; a worker's when the app was closed around it.
+
+    Breaks when either closes what the other one uses: a Redis that was closed stays so.
+    """
+    app = RQueue(redis_url, results=f"{redis_url.rpartition('/')[0]}/1")
+
+    @app.task(name="t")
+    async def t(number):
+        return number
+
+    async with app:
+        for number in (1, 2):
+            async with app.worker() as worker:
+                job = await t.enqueue(number)
+                await worker.drain()
+                assert worker._recorder.recorded == 1
+            row = await app.session().store().find(job.id)
+            assert row is not None
+            assert row.result == str(number)
+        async with app.worker() as worker:
+            await app.session().store().find(job.id)
+            await app.close()
+            await t.enqueue(3)
+            await worker.drain()
+            assert worker._recorder.recorded == 1
+
+
 async def test_without_results_a_worker_makes_no_session_and_no_recorder(url):
     """Breaks when a plain worker holds more connections than it did."""
     app = RQueue(url)

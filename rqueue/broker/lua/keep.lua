@@ -11,7 +11,8 @@ local stored = redis.call('HGET', key, enqueued)
 if stored then
   local their_runs, their_start = string.match(stored, '^(%-?%d+) (%-?%d+) ')
   local late = their_start and tonumber(their_start) - tonumber(started) or 0
-  if late > 0 and (tonumber(runs) <= tonumber(their_runs) or late >= tonumber(ARGV[6])) then return 0 end
+  local more = their_runs and tonumber(runs) - tonumber(their_runs) or 0
+  if late == 0 and more < 0 or late > 0 and (more <= 0 or late >= tonumber(ARGV[6])) then return 0 end
 end
 redis.call('HSET', key, enqueued, runs .. ' ' .. started .. ' ' .. row)
 if ttl ~= '' then redis.call('EXPIRE', key, ttl) end

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from rqueue.errors import ConfigError, SchemaMismatch, StoreUnavailable
+from rqueue.results.patience import Patience
 from rqueue.results.sql.version import UPGRADE
 
 T = TypeVar("T")
@@ -61,10 +62,10 @@ async def call(
         Refused: the data cannot be stored.
         ConfigError: the driver does not know an option in the URL.
     """
-    until = asyncio.get_running_loop().time() + timeout_s
+    patience = Patience(timeout_s)
     for left in reversed(range(_TRIES)):
         try:
-            return await _bounded(engine, work, until)
+            return await _bounded(engine, work, patience)
         except DBAPIError as exc:
             # A connection that had lain idle may have been closed long ago: only a fresh one tells whether it answers.
             is_worth_it = exc.connection_invalidated or _sqlstate(exc) in _PASSING
@@ -138,7 +139,7 @@ def _sqlstate(error: BaseException) -> str:
     return getattr(said, "sqlstate", None) or ""
 
 
-async def _bounded(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]], until: float) -> T:
+async def _bounded(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]], patience: Patience) -> T:
     held: list[Any] = []
 
     async def go() -> T:
@@ -147,10 +148,9 @@ async def _bounded(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaita
             held[:] = [(await connection.get_raw_connection()).driver_connection]
             return await work(connection)
 
-    loop = asyncio.get_running_loop()
-    task = loop.create_task(go())
+    task = asyncio.create_task(go())
     try:
-        await asyncio.wait({task}, timeout=max(0.0, until - loop.time()))
+        await patience.wait(task)
     finally:
         if not task.done():
             _leave(task, held)

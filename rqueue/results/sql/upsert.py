@@ -67,7 +67,11 @@ def statement(dialect: str) -> str:
         INSERT INTO rqueue_jobs AS stored ({", ".join(_KINDS)}, recorded)
         {select}
         ON CONFLICT (id, enqueued) DO UPDATE SET {updated}
-        WHERE coalesce(excluded.started, excluded.finished) >= coalesce(stored.started, stored.finished)
+        WHERE coalesce(excluded.started, excluded.finished) > coalesce(stored.started, stored.finished)
+        OR (
+            excluded.attempts + excluded.losses = stored.attempts + stored.losses
+            AND coalesce(excluded.started, excluded.finished) = coalesce(stored.started, stored.finished)
+        )
         OR (
             excluded.attempts + excluded.losses > stored.attempts + stored.losses
             AND coalesce(excluded.started, excluded.finished) > {_SKEWED[dialect]}
