@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Sequence
+from typing import Final, TypeVar
 
 import orjson
 
 from rqueue.broker.endpoint import Endpoint
-from rqueue.broker.keep import Keeping
+from rqueue.broker.keep import Keeping, Kept
 from rqueue.errors import BrokerError, StoreUnavailable
 from rqueue.results.row import SKEW_MS, Row
 from rqueue.wire.keys import Keys
 
+T = TypeVar("T")
+
 TIMEOUT_S: Final = 2.0
-_AT_ONCE: Final = 500  # rows that are sent together
+_AT_ONCE: Final = 500  # rows that are sent together, and written in one step
 
 
 class RedisStore:
@@ -44,23 +46,22 @@ class RedisStore:
 
     async def open(self) -> None:
         """See that it answers: see :meth:`~rqueue.results.store.ResultStore.open`."""
-        await self._bounded([self._redis.ready()])
+        await self._bounded(self._redis.ready())
 
     async def save(self, rows: Sequence[Row]) -> Sequence[str]:
         """Write rows: see :meth:`~rqueue.results.store.ResultStore.save`."""
         if self._ttl_s != 0:
             # Each part has its own time: a large batch is a slow one, and no sign that nobody answers.
             for start in range(0, len(rows), _AT_ONCE):
-                calls = [
-                    self._redis.keep(row.id, row.enqueued or 0, row.order, _encoded(row), self._ttl_s, SKEW_MS)
-                    for row in rows[start : start + _AT_ONCE]
+                part = [
+                    Kept(row.id, row.enqueued or 0, row.order, _encoded(row)) for row in rows[start : start + _AT_ONCE]
                 ]
-                await self._bounded(calls)
+                await self._bounded(self._redis.keep(part, self._ttl_s, SKEW_MS))
         return ()
 
     async def find(self, job_id: str, queue: str | None = None) -> Row | None:
         """One job's row: see :meth:`~rqueue.results.store.ResultStore.find`."""
-        (found,) = await self._bounded([self._redis.kept(job_id)])
+        found = await self._bounded(self._redis.kept(job_id))
         rows = [_decoded(found[enqueued]) for enqueued in sorted(found)]
         return next((row for row in reversed(rows) if queue in (None, row.queue)), None)
 
@@ -72,19 +73,14 @@ class RedisStore:
         """Close its connections."""
         await self._redis.close()
 
-    async def _bounded(self, calls: Sequence[Any]) -> list[Any]:
+    async def _bounded(self, call: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(self._timeout_s):
-                # They leave together, in one write; the first error is told once all have ended.
-                replies = await asyncio.gather(*calls, return_exceptions=True)
+                return await call
         except TimeoutError:
             raise StoreUnavailable("the result store does not answer") from None
-        for reply in replies:
-            if isinstance(reply, BrokerError):
-                raise StoreUnavailable(f"the result store cannot be used: {reply}") from reply
-            if isinstance(reply, BaseException):
-                raise reply
-        return replies
+        except BrokerError as exc:
+            raise StoreUnavailable(f"the result store cannot be used: {exc}") from exc
 
 
 def _encoded(row: Row) -> bytes:
