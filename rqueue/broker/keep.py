@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
-from rqueue.broker.calls import Calls
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rqueue.broker.calls import Calls, every
+
+
+class Kept(NamedTuple):
+    """A row to be kept.
+
+    Attributes:
+        job_id: the job's id.
+        enqueued: when it was enqueued, in ms: it tells jobs of the same id apart.
+        order: its runs, and when the last one started: which of two rows is the later's.
+        row: whatever is to be kept.
+    """
+
+    job_id: str
+    enqueued: int
+    order: tuple[int, int]
+    row: bytes
 
 
 class Keeping(Calls):
     """The verb of a Redis that keeps history, and the way back."""
 
-    async def keep(
-        self, job_id: str, enqueued: int, order: tuple[int, int], row: bytes, ttl_s: int | None, skew_ms: int = 0
-    ) -> bool:
-        """Keep a job's row; may be repeated.
+    async def keep(self, rows: Sequence[Kept], ttl_s: int | None, skew_ms: int = 0) -> list[bool]:
+        """Keep jobs' rows, in one step, or in a cluster in one for each; may be repeated.
 
         Args:
-            job_id: its id.
-            enqueued: when it was enqueued, in ms: it tells jobs of the same id apart.
-            order: its runs, and when the last one started: which of two rows is the later's.
-            row: whatever is to be kept.
-            ttl_s: seconds to keep it, and what else is kept of that id; None for ever.
+            rows: the rows, at least one.
+            ttl_s: seconds to keep them, and what else is kept of these ids; None for ever.
             skew_ms: by how much two hosts' times may differ: more runs count within it, and the later start beyond.
 
         Returns:
-            False where a later row is there.
+            For each whether it is written; False where a later row is there.
 
         Raises:
-            BrokerError: it is not known whether it is kept.
+            BrokerError: it is not known which of them are kept.
         """
-        ttl = b"" if ttl_s is None else ttl_s
-        return bool(await self._run("keep", [self.keys.row(job_id)], [enqueued, *order, row, ttl, skew_ms]))
+        parts = [rows] if not self.is_cluster else [[row] for row in rows]  # ids lie in any slot
+        written = await every([asyncio.ensure_future(self._keep(part, ttl_s, skew_ms)) for part in parts])
+        return [each == ord("1") for part in written for each in part]
 
     async def kept(self, job_id: str) -> dict[int, bytes]:
         """The rows of an id, by when the job was enqueued.
@@ -38,3 +54,9 @@ class Keeping(Calls):
         """
         flat = await self._link.call(b"HGETALL", self.keys.row(job_id))
         return {int(when): row.split(b" ", 2)[2] for when, row in zip(flat[::2], flat[1::2], strict=True)}
+
+    async def _keep(self, rows: Sequence[Kept], ttl_s: int | None, skew_ms: int) -> bytes:
+        keys = [self.keys.row(row.job_id) for row in rows]
+        arguments = [each for row in rows for each in (row.enqueued, *row.order, row.row)]
+        answer: bytes = await self._run("keep", keys, [b"" if ttl_s is None else ttl_s, skew_ms, *arguments])
+        return answer

@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final, TypeVar
 
 import orjson
 
 from rqueue.broker.endpoint import Endpoint
-from rqueue.broker.keep import Keeping
+from rqueue.broker.keep import Keeping, Kept
 from rqueue.errors import BrokerError, StoreUnavailable
 from rqueue.results.patience import Patience
 from rqueue.results.row import SKEW_MS, Row
 from rqueue.wire.keys import Keys
 
+T = TypeVar("T")
+
 TIMEOUT_S: Final = 2.0
-_AT_ONCE: Final = 500  # rows that are sent together
+_AT_ONCE: Final = 500  # rows that are sent together, and written in one step
 
 
 class RedisStore:
@@ -45,23 +47,22 @@ class RedisStore:
 
     async def open(self) -> None:
         """See that it answers: see :meth:`~rqueue.results.store.ResultStore.open`."""
-        await self._bounded([self._redis.ready()])
+        await self._bounded(self._redis.ready())
 
     async def save(self, rows: Sequence[Row]) -> Sequence[str]:
         """Write rows: see :meth:`~rqueue.results.store.ResultStore.save`."""
         if self._ttl_s != 0:
             # Each part has its own time: a large batch is a slow one, and no sign that nobody answers.
             for start in range(0, len(rows), _AT_ONCE):
-                calls = [
-                    self._redis.keep(row.id, row.enqueued or 0, row.order, _encoded(row), self._ttl_s, SKEW_MS)
-                    for row in rows[start : start + _AT_ONCE]
+                part = [
+                    Kept(row.id, row.enqueued or 0, row.order, _encoded(row)) for row in rows[start : start + _AT_ONCE]
                 ]
-                await self._bounded(calls)
+                await self._bounded(self._redis.keep(part, self._ttl_s, SKEW_MS))
         return ()
 
     async def find(self, job_id: str, queue: str | None = None) -> Row | None:
         """One job's row: see :meth:`~rqueue.results.store.ResultStore.find`."""
-        (found,) = await self._bounded([self._redis.kept(job_id)])
+        found = await self._bounded(self._redis.kept(job_id))
         rows = [_decoded(found[enqueued]) for enqueued in sorted(found)]
         return next((row for row in reversed(rows) if queue in (None, row.queue)), None)
 
@@ -73,25 +74,17 @@ class RedisStore:
         """Close its connections."""
         await self._redis.close()
 
-    async def _bounded(self, calls: Sequence[Any]) -> list[Any]:
-        asking = asyncio.create_task(_all(calls))
+    async def _bounded(self, call: Coroutine[Any, Any, T]) -> T:
+        asking = asyncio.create_task(call)
         try:
             if not await Patience(self._timeout_s).wait(asking):
                 raise StoreUnavailable("the result store does not answer")
         finally:
             asking.cancel()
-        replies = asking.result()
-        for reply in replies:
-            if isinstance(reply, BrokerError):
-                raise StoreUnavailable(f"the result store cannot be used: {reply}") from reply
-            if isinstance(reply, BaseException):
-                raise reply
-        return replies
-
-
-async def _all(calls: Sequence[Any]) -> list[Any]:
-    """They leave together, in one write; errors are told once all have ended."""
-    return await asyncio.gather(*calls, return_exceptions=True)
+        try:
+            return asking.result()
+        except BrokerError as exc:
+            raise StoreUnavailable(f"the result store cannot be used: {exc}") from exc
 
 
 def _encoded(row: Row) -> bytes:

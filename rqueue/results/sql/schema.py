@@ -93,7 +93,11 @@ async def _alone(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """A transaction that no other of these runs beside."""
     # SQLite's driver begins transactions as it sees fit, not before it makes tables: it is told to leave that to us.
     is_postgres = engine.dialect.name == "postgresql"
-    begin = ("BEGIN", f"SELECT pg_advisory_xact_lock({_LOCK})") if is_postgres else ("BEGIN IMMEDIATE",)
+    begin = (
+        ("BEGIN ISOLATION LEVEL READ COMMITTED", f"SELECT pg_advisory_xact_lock({_LOCK})")
+        if is_postgres
+        else ("BEGIN IMMEDIATE",)
+    )
     try:
         async with connected(engine.execution_options(isolation_level="AUTOCOMMIT")) as connection:
             for statement in begin:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 
 from rqueue.results.sql import migrations
 from rqueue.results.sql.engine import engine_for
@@ -44,6 +44,18 @@ async def test_two_deployments_at_once(empty_url):
     engines = [engine_for(empty_url) for _ in range(3)]
     assert await asyncio.gather(*map(upgrade, engines)) == [[], [], []]
     assert await check(engines[0]) == []
+    for engine in engines:
+        await engine.dispose()
+
+
+async def test_two_deployments_at_once_whatever_transactions_are_by_default(postgres_url):
+    """Breaks when the second one does not see what the first one made while it waited."""
+    engines = [engine_for(postgres_url) for _ in range(3)]
+    name = engines[0].url.database
+    async with engines[0].execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        await connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'"))
+    await engines[0].dispose()
+    assert await asyncio.gather(*map(upgrade, engines)) == [[], [], []]
     for engine in engines:
         await engine.dispose()
 

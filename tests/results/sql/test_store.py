@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import random
 import re
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -137,4 +138,16 @@ async def test_reports_keep_no_rows_waiting(own_postgres):
         row = make_row()
         assert not await store.save([row])
         assert await store.find(row.id) == row
+    await store.close()
+
+
+async def test_a_name_of_many_bytes_is_cut_and_its_row_is_there(own_postgres):
+    """Breaks when it is cut to a number of characters that no index takes."""
+    noise = random.Random(4)
+    row = make_row(task="".join(chr(noise.randrange(0x10000, 0x1FFFF)) for _ in range(3000)))
+    store = SqlStore(own_postgres)
+    assert not await store.save([row])
+    found = await store.find(row.id)
+    assert found.task
+    assert row.task.startswith(found.task)
     await store.close()

@@ -58,7 +58,7 @@ def test_what_is_tried_where_the_whole_row_was_refused():
     row = make_row(priority=99, task="t" * 5000, error="e" * 5000, history="[]", traceback="x")
     short = least(row)
     assert (short.id, short.state, short.finished) == (row.id, row.state, row.finished)
-    assert (len(short.task), len(short.error), short.priority) == (1000, 1000, None)
+    assert (len(short.task), len(short.error), short.priority) == (500, 500, None)
     assert {short.args, short.kwargs, short.result, short.traceback, short.history} == {None}
     assert least(make_row(priority=3)).priority == 3
 
