@@ -24,13 +24,18 @@ commands = typer.Typer(help="The tables of the database that keeps history.", no
 def upgrade(app: options.App = None, results: options.Results = None, json: options.Json = False) -> None:
     """Make the tables, or bring them up to date; may be repeated, and run by several deployments at once."""
     schema, version = _modules()
-    warnings = _of_each(app, results, schema.upgrade)
+
+    async def bring(engine: Any) -> tuple[str | None, list[str]]:
+        return await schema.current(engine), await schema.upgrade(engine)
+
+    done = _of_each(app, results, bring)
     if json:
-        show_json({"version": version.VERSION, "databases": warnings})
+        databases = {shown: warnings for shown, (_, warnings) in done.items()}
+        show_json({"version": version.VERSION, "databases": databases})
         return
-    for shown, some in warnings.items():
-        typer.echo(f"{shown}: version {version.VERSION}")
-        for warning in some:
+    for shown, (before, warnings) in done.items():
+        typer.echo(f"{shown}: version {version.VERSION}, {_since(before, version.VERSION)}")
+        for warning in warnings:
             typer.echo(f"rqueue: {warning}", err=True)
 
 
@@ -61,13 +66,22 @@ def check(app: options.App = None, results: options.Results = None, json: option
         raise typer.Exit(Code.FAILED)
 
 
+def _since(before: str | None, now: str) -> str:
+    """What an upgrade has done."""
+    if before is None:
+        from rqueue.results.sql.tables import metadata
+
+        return f"tables made: {', '.join(metadata.tables)}"
+    return "as before" if before == now else f"brought up from {before}"
+
+
 def _modules() -> tuple[Any, Any]:
     try:
         from rqueue.results.sql import schema, version
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] not in ("sqlalchemy", "alembic"):
             raise
-        raise MissingDependency("pip install rqueue[sql]") from None
+        raise MissingDependency("a database of results needs SQLAlchemy: pip install 'rqueue[sql]'") from None
     return schema, version
 
 

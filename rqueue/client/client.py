@@ -351,9 +351,9 @@ class Client:
         """A handle from an id alone; whether the job exists is asked when the handle is used."""
         return Job(self, job_id, queue)
 
-    async def wait(self, job_id: str, queue: str | None, timeout: float | None) -> bytes:
+    async def wait(self, job_id: str, queue: str | None, timeout: float | None, unsent_s: float = 0) -> bytes:
         """The final record of a job; see :meth:`~rqueue.client.job.Job.result`."""
-        return await results.wait(self, job_id, queue, timeout)
+        return await results.wait(self, job_id, queue, timeout, unsent_s)
 
     async def info(self, job_id: str, queue: str | None) -> JobInfo:
         """What is known of a job; see :meth:`~rqueue.client.job.Job.info`."""

@@ -175,10 +175,11 @@ class History:
         Raises:
             JobNotFound: history does not know it.
         """
+        whole("children", children, 0, MOST_ON_A_PAGE)
+        engine = self._engine()  # first: it says so where the extra is not installed
         from rqueue.results.sql.queries import kin
 
-        whole("children", children, 0, MOST_ON_A_PAGE)
-        found = await kin(self._engine(), job_id, MOST_EARLIER + 1, children + 1)
+        found = await kin(engine, job_id, MOST_EARLIER + 1, children + 1)
         if not found.rows:
             raise JobNotFound(job_id)
         job, *earlier = (_entry(row) for row in found.rows)
@@ -219,11 +220,12 @@ class History:
             until: jobs that ended before; None is now.
             task: only this task.
         """
-        from rqueue.results.sql.stats import stats
-
         now = datetime.now(UTC)
         begin, end = moment("since", since, now), None if until is None else moment("until", until, now)
-        return await stats(self._engine(), begin, end, None if task is None else self._client.tasks.full_name(task))
+        engine = self._engine()
+        from rqueue.results.sql.stats import stats
+
+        return await stats(engine, begin, end, None if task is None else self._client.tasks.full_name(task))
 
     async def prune(self, *, older_than: Age, keep_failures: bool = False, dry_run: bool = False) -> int:
         """Remove jobs that ended so long ago, in small steps; how many there were. What statistics say of them stays.
@@ -235,10 +237,11 @@ class History:
             keep_failures: jobs in the state FAILURE stay.
             dry_run: only count them.
         """
+        before = datetime.now(UTC) - timedelta(seconds=age_s(older_than, "older_than"))
+        engine = self._engine()
         from rqueue.results.sql.retention import doomed, prune
 
-        before = datetime.now(UTC) - timedelta(seconds=age_s(older_than, "older_than"))
-        return await (doomed if dry_run else prune)(self._engine(), before, keep_failures=keep_failures)
+        return await (doomed if dry_run else prune)(engine, before, keep_failures=keep_failures)
 
     def _selection(self, which: SelectionKwargs) -> Selection:
         selection = Selection.of(which, datetime.now(UTC))

@@ -108,10 +108,18 @@ class Job(Generic[R_co]):
             ``debounce``, ``throttle``): this is the handle of that one.
     """
 
-    __slots__ = ("__weakref__", "_client", "duplicate", "id", "queue")
+    __slots__ = ("__weakref__", "_client", "_unsent_s", "duplicate", "id", "queue")
 
-    def __init__(self, client: Client, job_id: str, queue: str | None = None, *, duplicate: bool = False) -> None:
-        self._client = client
+    def __init__(
+        self,
+        client: Client,
+        job_id: str,
+        queue: str | None = None,
+        *,
+        duplicate: bool = False,
+        unsent_s: float = 0,
+    ) -> None:
+        self._client, self._unsent_s = client, unsent_s
         self.id = job_id
         self.queue = queue
         self.duplicate = duplicate
@@ -123,7 +131,8 @@ class Job(Generic[R_co]):
         """Wait for the job's end and return its value; where Redis does not know the job, the app's store is asked.
 
         Args:
-            timeout: seconds to wait; None waits as long as the job is known.
+            timeout: seconds to wait; None waits as long as the job is known. One of :meth:`Task.enqueue_in` is given
+                a minute to get known.
 
         Raises:
             JobFailed: it ended in FAILURE.
@@ -134,7 +143,9 @@ class Job(Generic[R_co]):
             StoreUnavailable: Redis does not know it (any more), and the store could not be asked.
             WaitTimeout: the time was up; it is a TimeoutError.
         """
-        return value_of(self.id, await self._client.wait(self.id, self.queue, timeout))  # type: ignore[no-any-return]
+        return value_of(  # type: ignore[no-any-return]
+            self.id, await self._client.wait(self.id, self.queue, timeout, self._unsent_s)
+        )
 
     async def info(self) -> JobInfo:
         """What is known of the job now; where Redis does not know it, how it ended is asked of the app's store.

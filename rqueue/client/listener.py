@@ -7,6 +7,7 @@ again in one round trip, so that a lost announcement costs seconds and a job tha
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ class _Topic:
 
     keys: QueueKeys
     job_id: str
-    waiters: set[asyncio.Future[bytes]] = field(default_factory=set)
+    waiters: dict[asyncio.Future[bytes], float] = field(default_factory=dict)  # and until when it may be unknown
     watchers: set[Watcher] = field(default_factory=set)
 
 
@@ -63,19 +64,25 @@ class Listener:
         self._watch: asyncio.Task[None] | None = None
         self._looks: set[asyncio.Task[None]] = set()
 
-    async def wait(self, keys: QueueKeys, job_id: str) -> bytes:
+    async def wait(self, keys: QueueKeys, job_id: str, unsent_s: float = 0) -> bytes:
         """Return the job's record when it has ended, or has gone on in another queue, which the record then names.
+
+        Args:
+            keys: the queue.
+            job_id: the job's id.
+            unsent_s: seconds for which it may be unknown, since it may not have been sent yet.
 
         Raises:
             JobNotFound: nobody knows the id (any more).
         """
         topic = self._join(keys, job_id)
-        waiter: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        topic.waiters.add(waiter)
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bytes] = loop.create_future()
+        topic.waiters[waiter] = loop.time() + unsent_s
         try:
             return await waiter
         finally:
-            topic.waiters.discard(waiter)
+            topic.waiters.pop(waiter, None)
             self._part(topic)
 
     @contextmanager
@@ -176,8 +183,9 @@ def _report(topic: _Topic, known: Known | BrokerError) -> None:
     for watcher in tuple(topic.watchers):
         watcher.looked(known)
     error: Exception = JobNotFound(topic.job_id)
+    since = asyncio.get_running_loop().time()  # who allows that long does not hear that it is unknown
     if isinstance(known, BrokerError):
-        error = known
+        error, since = known, math.inf
     elif known.is_alive:
         return
     elif known.record is not None:
@@ -186,9 +194,9 @@ def _report(topic: _Topic, known: Known | BrokerError) -> None:
                 _deliver(topic, known.record)
                 return
         except MalformedMessage as exc:
-            error = exc
-    for waiter in topic.waiters:
-        if not waiter.done():
+            error, since = exc, math.inf
+    for waiter, until in topic.waiters.items():
+        if not waiter.done() and until <= since:
             waiter.set_exception(error)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from rqueue.client.job import Job, SyncJob
 from rqueue.errors import ConfigError, MissingDependency
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     SyncTransaction = Session | Connection | scoped_session[Any]
 
 R = TypeVar("R")
+
+UNSENT_S: Final = 60.0
+"""Who waits for a job that Redis does not know yet waits so long for it: a batch whose worker has died is taken over
+by another one after half of that. What was rolled back is never known."""
 
 
 async def enqueue_in(client: Client, session: AsyncTransaction, signatures: Sequence[Signature[Any]]) -> list[Job[Any]]:
@@ -63,7 +67,7 @@ def _rows(client: Client, signatures: Sequence[Signature[Any]]) -> tuple[list[Jo
         queue, item = client._message(signature, now)  # noqa: SLF001
         if client.signals.is_used:
             client._publishing(client.signals.before_task_publish, signature, queue, item)  # noqa: SLF001
-        jobs.append(Job(client, item.id, queue))
+        jobs.append(Job(client, item.id, queue, unsent_s=UNSENT_S))
         rows.append(
             {
                 "namespace": client.keys.namespace,
@@ -94,5 +98,5 @@ def _table() -> ModuleType:
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] != "sqlalchemy":
             raise
-        raise MissingDependency("pip install rqueue[sql]") from None
+        raise MissingDependency("the outbox needs SQLAlchemy: pip install 'rqueue[sql]'") from None
     return outbox

@@ -46,14 +46,22 @@ async def locate(client: Client, job_id: str, queue: str | None = None) -> tuple
     raise JobNotFound(job_id)
 
 
-async def wait(client: Client, job_id: str, queue: str | None, timeout: float | None) -> bytes:
-    """The final record of a job; see :meth:`~rqueue.client.job.Job.result`."""
+async def wait(client: Client, job_id: str, queue: str | None, timeout: float | None, unsent_s: float = 0) -> bytes:
+    """The final record of a job; see :meth:`~rqueue.client.job.Job.result`.
+
+    Args:
+        client: the app.
+        job_id: its id.
+        queue: its queue, if it is known.
+        timeout: seconds to wait; None waits as long as the job is known.
+        unsent_s: seconds for which Redis may not know it yet.
+    """
     if timeout is not None and timeout <= 0:
         return await _look(client, job_id, queue)
     try:
         async with asyncio.timeout(timeout):
             try:
-                record = await _watch(client, job_id, queue)
+                record = await _watch(client, job_id, queue, unsent_s)
             except JobNotFound:
                 return record_of(await _row(client, job_id, queue))
             return await _whole(client, job_id, queue, record)
@@ -71,6 +79,11 @@ async def info(client: Client, job_id: str, queue: str | None) -> JobInfo:
     is_dead = known.is_dead and not known.is_alive
     if record is not None and not known.is_alive:
         record = await _whole(client, job_id, queue, record)
+    elif record is None and is_dead and client.config.results is not None:
+        # Dead letters outlive their records. The letter alone says that it failed, and not why.
+        row = await client.session().store().find(job_id, queue)
+        if row is not None and row.state == State.FAILURE:
+            return replace(info_of(row), is_dead=True)
     return JobInfo.of(job_id, keys.name, record, is_dead=is_dead)
 
 
@@ -114,11 +127,11 @@ async def _look(client: Client, job_id: str, queue: str | None) -> bytes:
     raise WaitTimeout(f"job {job_id} has not ended yet; it goes on")
 
 
-async def _watch(client: Client, job_id: str, queue: str | None) -> bytes:
+async def _watch(client: Client, job_id: str, queue: str | None, unsent_s: float) -> bytes:
     """The final record, when Redis has it."""
     keys = client.keys.queue(queue) if queue is not None else (await locate(client, job_id))[0]
     for _ in range(MOST_MOVES):
-        record = await client.session().listener.wait(keys, job_id)
+        record = await client.session().listener.wait(keys, job_id, unsent_s)
         if (moved := moved_to(record)) is None:
             return _opened(client, keys, job_id, record)
         keys = client.keys.queue(moved)

@@ -34,7 +34,7 @@ def store_for(results: Results, namespace: str, result_ttl_s: float | None) -> R
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] not in ("sqlalchemy", "alembic"):
             raise
-        raise MissingDependency("pip install rqueue[sql]") from None
+        raise MissingDependency("a database of results needs SQLAlchemy: pip install 'rqueue[sql]'") from None
     return SqlStore(results.url)
 
 
@@ -62,5 +62,5 @@ def outbox_for(results: Results | None, namespace: str) -> Outbox | None:
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] != "sqlalchemy":
             raise
-        raise MissingDependency("pip install rqueue[sql]") from None
+        raise MissingDependency("a database of results needs SQLAlchemy: pip install 'rqueue[sql]'") from None
     return Outbox(url, namespace)

@@ -1,10 +1,13 @@
 """``rqueue db``: the tables are made, and it is said what differs."""
 
+import asyncio
 import json
 import sqlite3
 
 import pytest
 
+from rqueue.results.sql.engine import engine_for
+from rqueue.results.sql.schema import downgrade
 from rqueue.results.sql.version import VERSION
 
 pytestmark = pytest.mark.usefixtures("directory")
@@ -23,9 +26,18 @@ def test_from_nothing_to_the_newest(command, file):
         f"sqlite+aiosqlite:///{file}: there are no tables yet; run `rqueue db upgrade`\n",
     )
     assert "version none" in command("db", "current", "--results", url).stdout
-    for _ in range(2):
+    made = "tables made: rqueue_jobs, rqueue_hours, rqueue_marks, rqueue_outbox"
+    for done in (made, "as before"):
         shown = command("db", "upgrade", "--results", url)
-        assert (shown.exit_code, shown.stdout) == (0, f"sqlite+aiosqlite:///{file}: version {VERSION}\n")
+        assert (shown.exit_code, shown.stdout) == (0, f"sqlite+aiosqlite:///{file}: version {VERSION}, {done}\n")
+
+    async def go_back() -> None:
+        engine = engine_for(url)
+        await downgrade(engine, "0002")
+        await engine.dispose()
+
+    asyncio.run(go_back())
+    assert command("db", "upgrade", "--results", url).stdout.endswith(f"version {VERSION}, brought up from 0002\n")
     assert f"version {VERSION}, the newest" in command("db", "current", "--results", url).stdout
     shown = command("db", "check", "--results", url)
     assert (shown.exit_code, shown.stdout) == (0, f"sqlite+aiosqlite:///{file}: nothing differs\n")

@@ -1,14 +1,16 @@
 """``app.history`` against PostgreSQL and SQLite: which jobs it finds, page by page, and what it tells of one."""
 
 import asyncio
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import Text, bindparam, cast
 from sqlalchemy.dialects.postgresql import JSON as PG_JSON
 
-from rqueue import ConfigError, JobNotFound, RQueue, SchemaMismatch, State, StoreUnavailable
+from rqueue import ConfigError, JobNotFound, MissingDependency, RQueue, SchemaMismatch, State, StoreUnavailable
 from rqueue.client.history import HistoryEntry
 from rqueue.results.sql.engine import engine_for
 from rqueue.results.sql.schema import upgrade
@@ -335,3 +337,18 @@ async def test_a_database_without_tables(tmp_path, postgres_url):
             await app.history.page()
         await app.close()
         await asyncio.to_thread(join_threads_of_sqlite)
+
+
+@pytest.mark.parametrize("results", ["sqlite:///history.db", "redis://127.0.0.1:1/0"])
+@pytest.mark.parametrize("ask", ["page", "show", "stats", "prune"])
+async def test_without_the_extra_it_is_named(monkeypatch, results, ask):
+    """Breaks when SQLAlchemy is asked for before the store is."""
+    app = RQueue("memory://history", results=results)
+    given: dict[str, Any] = {"show": {"job_id": "a"}, "prune": {"older_than": "1d"}}
+    for name in [each for each in sys.modules if each.startswith("rqueue.results.sql")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
+    kind, said = (MissingDependency, r"rqueue\[sql\]") if results.startswith("sqlite") else (ConfigError, "is none")
+    with pytest.raises(kind, match=said):
+        await getattr(app.history, ask)(**given.get(ask, {}))
+    await app.close()

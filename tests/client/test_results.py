@@ -216,6 +216,26 @@ def _fields(info: JobInfo) -> dict[str, object]:
     return {name: getattr(info, name) for name in JobInfo.__slots__}
 
 
+async def test_a_dead_letter_without_its_record_tells_its_cause(app, kept):
+    """Dead letters outlive their records by days. Breaks when the letter alone answers, or a row of another end."""
+
+    @app.task
+    async def job() -> None:
+        raise KeyError("a: b")
+
+    async with app.worker():
+        handle = await job.enqueue()
+        with pytest.raises(JobFailed):
+            await handle.result(timeout=10)
+    await app.session().broker._link.call(b"DEL", app.keys.queue("default").result(handle.id))
+    kept.rows[handle.id] = FAILED._replace(id=handle.id)
+    info = await app.job(handle.id).info()
+    assert (info.state, info.error, info.attempts, info.is_dead) == (State.FAILURE, "KeyError: 'a: b'", 3, True)
+    kept.rows[handle.id] = ROW._replace(id=handle.id)
+    info = await app.job(handle.id).info()
+    assert (info.state, info.result, info.error, info.is_dead) == (State.FAILURE, None, None, True)
+
+
 # --- Redis goes first -------------------------------------------------------------------------------------------------
 
 

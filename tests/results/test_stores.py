@@ -45,5 +45,5 @@ def test_without_the_extra_its_command_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
     for name in [name for name in sys.modules if name.startswith("rqueue.results.sql")]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(MissingDependency, match=r"pip install rqueue\[sql\]"):
+    with pytest.raises(MissingDependency, match=r"pip install 'rqueue\[sql\]'"):
         store_for(Results("postgresql://db/app"), "rqueue", None)

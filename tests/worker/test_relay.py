@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from sqlalchemy import event, insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from rqueue import Queue, RQueue, StoreUnavailable
+from rqueue import JobNotFound, Queue, RQueue, StoreUnavailable
 from rqueue.broker.broker import Broker
 from rqueue.broker.endpoint import Endpoint
+from rqueue.client import outbox as outboxing
+from rqueue.client.listener import Listener
 from rqueue.errors import BrokerUnavailable, ReplyLost
 from rqueue.results.sql import outbox as module
 from rqueue.results.sql.engine import engine_for
@@ -701,6 +703,50 @@ async def test_a_worker_runs_what_was_committed_and_drains_it(redis_url, databas
         assert ran == [1]
         assert await job.result(timeout=5) == 1
     await engine.dispose()
+
+
+@by_asyncpg
+@pytest.mark.parametrize("ttl", [3600, 0])
+async def test_a_result_is_waited_for_before_the_job_is_sent(office, ttl):
+    """As a web process does right after its commit. Breaks when what Redis does not know yet is not found, or the
+    second look ends the wait, or its end is heard only by those that found a record.
+    """
+    app = office.app
+
+    @app.task(name="late", result_ttl=ttl)
+    async def late() -> str:
+        return "sent"
+
+    app.session().listener = listener = Listener(app.session().broker, look_again_s=0.01)
+    async with AsyncSession(office.engine) as session:
+        job = await late.enqueue_in(session)
+        await session.commit()
+    looks, real, looked = [], listener._look, asyncio.Event()
+
+    async def look(channels: list[bytes]) -> None:
+        await real(channels)
+        looks.append(channels)
+        if len(looks) > 2:
+            looked.set()
+
+    listener._look = look  # type: ignore[method-assign]
+    waiting = asyncio.create_task(job.result(timeout=20))
+    await asyncio.wait([waiting, asyncio.create_task(looked.wait())], return_when=asyncio.FIRST_COMPLETED)
+    assert not waiting.done()
+    await (await office.relay()).drained()
+    async with app.worker():
+        assert await waiting == "sent"
+
+
+@by_asyncpg
+async def test_what_was_rolled_back_is_not_waited_for_for_ever(office, monkeypatch):
+    """Breaks when a wait without a timeout has no end."""
+    monkeypatch.setattr(outboxing, "UNSENT_S", 0.05)
+    office.app.session().listener = Listener(office.app.session().broker, look_again_s=0.01)
+    async with AsyncSession(office.engine) as session:
+        job = await office.task.enqueue_in(session)
+    with pytest.raises(JobNotFound):
+        await job.result()
 
 
 async def test_without_a_database_there_is_nothing_to_do():

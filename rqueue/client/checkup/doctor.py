@@ -10,6 +10,7 @@ from rqueue.broker.broker import Broker
 from rqueue.client.checkup.census import Census, take_census
 from rqueue.client.checkup.finding import CHECKS, Finding, Level, in_order
 from rqueue.client.checkup.look import Look, look_at
+from rqueue.client.checkup.outbox import examine_outbox
 from rqueue.client.checkup.queues import (
     STEADY,
     Surroundings,
@@ -69,6 +70,7 @@ class Doctor:
         for look in looks:
             findings += examine_queue(look, around)
         findings += [*examine_workers(looks), *examine_census(census), *await examine_store(self._client)]
+        findings += await examine_outbox(self._client)
         for keys in self.queues:
             findings += await self._spool(keys)
         found = {finding.check for finding in findings}

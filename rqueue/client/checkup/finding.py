@@ -139,6 +139,11 @@ CHECKS: Final = (
         "what waits in Redis for the result store: over a minute, or near its bound; what had no room",
         Level.PROBLEM,
     ),
+    Check(
+        "outbox",
+        "committed jobs that are not sent: from a minute, a problem from ten; that cannot be sent",
+        Level.PROBLEM,
+    ),
 )
 """All checks, in the order in which they are printed."""
 

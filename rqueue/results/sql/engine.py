@@ -15,7 +15,7 @@ from rqueue.broker.endpoint import redacted
 from rqueue.errors import ConfigError, MissingDependency
 from rqueue.results.sql.calls import note
 
-INSTALL: Final = "pip install rqueue[sql]"
+INSTALL: Final = "a database of results needs a driver: pip install 'rqueue[sql]'"
 _POSTGRES_DRIVERS: Final = ("asyncpg", "psycopg")
 _LIBPQ: Final = ("application_name", "options")
 _SQLITE_BUSY_S: Final = 1.0
@@ -44,7 +44,9 @@ def database_url(url: str) -> URL:
         if driver not in _POSTGRES_DRIVERS:
             driver = next((each for each in _POSTGRES_DRIVERS if find_spec(each)), "")
         if not driver or not find_spec(driver):
-            raise MissingDependency(INSTALL if driver != "psycopg" else "pip install 'psycopg[binary]'")
+            raise MissingDependency(
+                INSTALL if driver != "psycopg" else "postgresql+psycopg:// needs psycopg: pip install 'psycopg[binary]'"
+            )
         return parsed.set(drivername=f"postgresql+{driver}")
     if kind == "sqlite":
         if not find_spec("aiosqlite"):

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, NamedTuple, NoReturn
 
 from sqlalchemy import (
     Connection,
     Insert,
+    case,
     delete,
     func,
     insert,
@@ -57,6 +59,20 @@ class Entry(NamedTuple):
     due: str
     message: bytes
     lock: str
+
+
+class Waiting(NamedTuple):
+    """What is in the table.
+
+    Attributes:
+        jobs: how many are not sent yet.
+        first: when the first of them was enqueued, or None.
+        refused: how many others cannot be sent.
+    """
+
+    jobs: int = 0
+    first: datetime | None = None
+    refused: int = 0
 
 
 async def add(session: AsyncTransaction, rows: Sequence[dict[str, Any]]) -> None:
@@ -223,6 +239,17 @@ class Outbox:
                 await connection.execute(apart.values(batch=_REFUSED + reason, marked=None))
 
         await call(self._single, refuse, timeout_s=_ANSWER_S)
+
+    async def waiting(self) -> Waiting:
+        """What is in the table now."""
+        is_refused = outbox.c.batch.is_not(None) & outbox.c.marked.is_(None)
+        sendable = case((~is_refused, outbox.c.created))
+        query = select(func.count(sendable), func.min(sendable), func.count(case((is_refused, 1)))).where(self._ours)
+
+        async def ask(connection: AsyncConnection) -> Waiting:
+            return Waiting(*(await connection.execute(query)).one())
+
+        return await call(self._single, ask)
 
     async def listen(self, told: Callable[[], None]) -> None:
         """Call a function whenever jobs were committed, until the connection is lost; in SQLite nobody tells.
