@@ -13,6 +13,7 @@ from typing import Any
 
 from rqueue.broker.broker import Broker, Done, Enqueued, Tick
 from rqueue.broker.endpoint import Endpoint
+from rqueue.broker.keep import Kept
 from rqueue.wire.keys import MAIN, Keys
 from rqueue.wire.message import Header
 
@@ -108,7 +109,7 @@ CALLS: dict[str, Call] = {
     "declare": lambda broker: broker.declare("queue:email"),
     "pause": lambda broker: broker.pause(KEYS, "queue"),
     "resume": lambda broker: broker.resume(KEYS, "queue"),
-    "keep": lambda broker: broker.keep("k", 5, (1, 100), b"row", 600),
+    "keep": lambda broker: broker.keep([Kept("k", 5, (1, 100), b"row")], 600),
     "spool": lambda broker: broker.spool(KEYS, [b"third", b"fourth"], 1000),
     "unspool": lambda broker: broker.unspool(KEYS, "w", [b"first"], bound=1000, most=10, most_bytes=1000, lock_s=600),
 }

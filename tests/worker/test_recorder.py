@@ -247,10 +247,10 @@ async def test_a_row_that_cannot_be_made_keeps_no_other_out(worker, running, rec
     """An error of our own. Breaks when the batch hangs, or its jobs are never settled."""
     real = recorder._reader.row
 
-    def fragile(keys, entry):
+    def fragile(keys, entry, message):
         if entry.id == "j1":
             raise RecursionError("too deep")
-        return real(keys, entry)
+        return real(keys, entry, message)
 
     monkeypatch.setattr(recorder._reader, "row", fragile)
     ended(worker, await running(3), Ack(SUCCESS, "60"))
