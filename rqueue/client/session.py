@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+from dataclasses import replace
 
 from rqueue.broker.calls import REPLY_TIMEOUT_S
 from rqueue.broker.durable import broker_for
@@ -18,6 +20,8 @@ from rqueue.results.stores import store_for
 from rqueue.wire.keys import Keys
 
 _SHORTEST_REPLY_S = 2.0
+
+_memory_numbers = itertools.count(1)
 
 _forks: list[None] = []
 """One for each fork between this process and the one that was started."""
@@ -38,6 +42,9 @@ class Session:
     """
 
     def __init__(self, endpoint: Endpoint, keys: Keys, limits: Limits, results: Results | None = None) -> None:
+        if results is not None and results.url == "memory://":
+            # Each is a server of its own; the app's store and its workers' are the same one.
+            results = replace(results, url=f"memory://results-{next(_memory_numbers)}")
         self._results = results
         self._kept = keys.namespace, limits.result_ttl_s
         self._store: ResultStore | None = None

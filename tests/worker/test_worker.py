@@ -1467,12 +1467,13 @@ async def test_a_worker_that_could_not_settle_leaves_no_task_behind(
         assert not left & {"rqueue record", "rqueue settle"}
 
 
-async def test_a_worker_and_the_app_have_a_store_each(redis_url):
+@pytest.mark.parametrize("results", ["redis", "memory://"])
+async def test_a_worker_and_the_app_have_a_store_each(redis_url, results):
     """The app's is used when a worker has ended, by another one as well; a worker's when the app was closed around it.
 
     Breaks when either closes what the other one uses: a Redis that was closed stays so.
     """
-    app = RQueue(redis_url, results=f"{redis_url.rpartition('/')[0]}/1")
+    app = RQueue(redis_url, results=f"{redis_url.rpartition('/')[0]}/1" if results == "redis" else results)
 
     @app.task(name="t")
     async def t(number):
