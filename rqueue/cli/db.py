@@ -87,14 +87,14 @@ def _modules() -> tuple[Any, Any]:
 
 def _of_each(app: str | None, results: str | None, function: Callable[[Any], Awaitable[T]]) -> dict[str, T]:
     """What a function says of each of the app's databases, by their URLs without passwords."""
-    from rqueue.results.sql.engine import engine_for
+    from rqueue.results.sql.engine import engine_for, shown
 
     async def ask() -> dict[str, T]:
         said = {}
         for url in _urls(app, results):
             engine = engine_for(url)
             try:
-                said[engine.url.render_as_string(hide_password=True)] = await function(engine)
+                said[shown(engine)] = await function(engine)
             finally:
                 await engine.dispose()
         return said

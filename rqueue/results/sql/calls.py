@@ -89,7 +89,7 @@ async def connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     try:
         connection = await engine.connect()
     except TypeError as exc:  # the driver's, of an option that it does not know
-        raise ConfigError(f"results {engine.url.render_as_string()!r}: {exc}") from None
+        raise ConfigError(f"results {engine.url.set(query={}).render_as_string()!r}: {exc}") from None
     except (DBAPIError, OSError):
         raise
     except Exception as exc:  # each driver has its own errors before it is connected

@@ -63,6 +63,11 @@ def database_url(url: str) -> URL:
     )
 
 
+def shown(engine: AsyncEngine) -> str:
+    """Its URL without password and options, of which one may be a password."""
+    return engine.url.set(query={}).render_as_string(hide_password=True)
+
+
 def engine_for(url: str, *, pool_size: int = 3) -> AsyncEngine:
     """An engine with few connections, made when they are needed: one for each of a worker's services that uses it.
 

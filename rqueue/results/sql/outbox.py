@@ -28,7 +28,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from rqueue.errors import SchemaMismatch, StoreUnavailable
 from rqueue.results.sql.calls import call, close
-from rqueue.results.sql.engine import engine_for
+from rqueue.results.sql.engine import engine_for, shown
 from rqueue.results.sql.tables import outbox
 from rqueue.results.sql.version import UPGRADE
 
@@ -132,7 +132,7 @@ class Outbox:
         self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._ours = outbox.c.namespace == namespace
         self._is_postgres = self._engine.dialect.name == "postgresql"
-        self.shown = self._engine.url.render_as_string(hide_password=True)
+        self.shown = shown(self._engine)
         # By the database's clock: relays' own may be apart.
         ago = f"-{ABANDONED_S} seconds"
         if self._is_postgres:

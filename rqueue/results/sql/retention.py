@@ -27,6 +27,7 @@ BATCH: Final = 1000
 
 _PAUSE: Final = 9.0  # times what the batch took: a tenth of one of the database's processes is what it costs
 _TIMEOUT_S: Final = 60.0
+_COUNT_S: Final = 900.0  # rows are counted before a month goes, and there may be hundreds of millions
 _TRIES: Final = 3  # for a month's lock, which is waited for shortly: everybody else stands behind whoever waits for it
 _IN_USE: Final = -1
 _NOT_NOW: Final = "55P03"
@@ -110,7 +111,7 @@ async def doomed(engine: AsyncEngine, before: datetime, *, keep_failures: bool =
         StoreUnavailable, SchemaMismatch: the database cannot be asked, or has other tables.
     """
     condition = _OLD_BUT_FAILURES if keep_failures else _OLD
-    return await call(engine, partial(_doomed, condition=condition, before=before), timeout_s=_TIMEOUT_S)
+    return await call(engine, partial(_doomed, condition=condition, before=before), timeout_s=_COUNT_S)
 
 
 async def _note(connection: AsyncConnection, before: datetime) -> None:
@@ -140,7 +141,7 @@ async def _drop(engine: AsyncEngine, month: str, before: datetime, *, keep_failu
     for left in reversed(range(_TRIES)):
         started_s = asyncio.get_running_loop().time()
         dropping = partial(_try_to_drop, month=month, before=before, keep_failures=keep_failures)
-        outcome = await call(autocommit(engine), dropping, timeout_s=_TIMEOUT_S)
+        outcome = await call(autocommit(engine), dropping, timeout_s=_COUNT_S)
         if outcome is not _IN_USE:
             return outcome
         if left:

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from rqueue.errors import ConfigError
 from rqueue.results.sql import version
 from rqueue.results.sql.calls import call, connected, meaning
 from rqueue.results.sql.partitions import ensure_months
@@ -36,8 +37,12 @@ async def upgrade(engine: AsyncEngine, revision: str = "head") -> list[str]:
 
     Returns:
         What could not be done, as sentences.
+
+    Raises:
+        ConfigError: the database cannot store every character.
     """
     async with _alone(engine) as connection:
+        await _check_encoding(connection)
         await connection.run_sync(lambda sync: command.upgrade(_config(sync), revision))
         await ensure_months(connection, datetime.now(UTC))
         return [] if await connection.run_sync(make_view) else [IN_THE_WAY]
@@ -86,6 +91,14 @@ def indexes_of(table: str, dialect: str) -> Sequence[str]:
     """The names of a table's indexes, its key apart."""
     more = POSTGRES_INDEXES.get(table, ()) if dialect == "postgresql" else ()
     return (*INDEXES.get(table, ()), *more)
+
+
+async def _check_encoding(connection: AsyncConnection) -> None:
+    """Else rows with characters that it has not would be refused one by one, when they are written."""
+    if connection.dialect.name == "postgresql":
+        found = (await connection.exec_driver_sql("SHOW server_encoding")).scalar_one()
+        if found != "UTF8":
+            raise ConfigError(f"results: the database's encoding is {found}, it must be UTF8")
 
 
 @asynccontextmanager

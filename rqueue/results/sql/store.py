@@ -13,7 +13,7 @@ from rqueue.errors import SchemaMismatch
 from rqueue.results.row import Row, replaces
 from rqueue.results.sql import version
 from rqueue.results.sql.calls import TIMEOUT_S, Refused, call, close
-from rqueue.results.sql.engine import autocommit, engine_for
+from rqueue.results.sql.engine import autocommit, engine_for, shown
 from rqueue.results.sql.tables import FIELDS, jobs, row_from
 from rqueue.results.sql.upkeep import tidy
 from rqueue.results.sql.upsert import encoded, least, statement, storable
@@ -33,7 +33,7 @@ class SqlStore:
 
     def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
         self.engine: AsyncEngine = engine_for(url)
-        self.shown = self.engine.url.render_as_string(hide_password=True)
+        self.shown = shown(self.engine)
         self._timeout_s = timeout_s
         # A pool of its own: reports, also those that a worker's tasks ask for, must not keep rows waiting. And one
         # statement is its own transaction: BEGIN and COMMIT would be two more round trips.

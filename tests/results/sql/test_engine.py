@@ -2,9 +2,10 @@
 
 import pytest
 
-from rqueue.errors import ConfigError, MissingDependency
+from rqueue.errors import ConfigError, MissingDependency, StoreUnavailable
 from rqueue.results.sql import engine, queries
-from rqueue.results.sql.engine import database_url, engine_for
+from rqueue.results.sql.calls import call
+from rqueue.results.sql.engine import database_url, engine_for, shown
 
 from .conftest import ask
 
@@ -42,6 +43,17 @@ def test_what_is_no_database_of_ours_is_refused_and_its_password_not_shown(url):
     with pytest.raises(ConfigError) as raised:
         database_url(url)
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("query", ["password=secret", "sslmode=require&sslpassword=secret", "nothing=secret"])
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_no_password_is_shown_wherever_it_stands(driver, query):
+    made = engine_for(f"postgresql+{driver}://u:secret@127.0.0.1:1/app?{query}")
+    assert shown(made) == f"postgresql+{driver}://u:***@127.0.0.1:1/app"
+    with pytest.raises((ConfigError, StoreUnavailable)) as raised:
+        await call(made, None)
+    assert "secret" not in str(raised.value)
+    await made.dispose()
 
 
 async def test_whoever_waits_for_a_connection_waits_as_long_as_its_call_may_take(own_postgres):

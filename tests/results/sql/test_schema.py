@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from rqueue.errors import StoreUnavailable
+from rqueue.errors import ConfigError, StoreUnavailable
 from rqueue.results.sql import schema
 from rqueue.results.sql.engine import engine_for
 from rqueue.results.sql.schema import check, current, downgrade, indexes_of, upgrade
@@ -82,3 +82,21 @@ async def test_a_user_without_rights_is_told_in_one_line(pg, own_postgres):
     assert "\n" not in str(raised.value)
     await reader.dispose()
     await run(pg, "DROP ROLE rqueue_reader")
+
+
+@pytest.fixture
+def latin1_url(postgres):
+    """A database that has not every character."""
+    postgres.run("CREATE DATABASE latin1 ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+    yield postgres.url("latin1")
+    postgres.run("DROP DATABASE latin1 WITH (FORCE)")
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_a_database_of_another_encoding_is_refused(latin1_url, driver):
+    """Breaks when jobs lose their rows for a character later on."""
+    engine = engine_for(latin1_url.replace("asyncpg", driver))
+    with pytest.raises(ConfigError, match="LATIN1, it must be UTF8"):
+        await upgrade(engine)
+    assert await current(engine) is None
+    await engine.dispose()
