@@ -42,8 +42,10 @@ class Keeping(Calls):
         Raises:
             BrokerError: it is not known which of them are kept.
         """
-        parts = [rows] if not self.is_cluster else [[row] for row in rows]  # ids lie in any slot
-        written = await every([asyncio.ensure_future(self._keep(part, ttl_s, skew_ms)) for part in parts])
+        if self.is_cluster:  # ids lie in any slot
+            written = await every([asyncio.ensure_future(self._keep([row], ttl_s, skew_ms)) for row in rows])
+        else:
+            written = [await self._keep(rows, ttl_s, skew_ms)]
         return [each == ord("1") for part in written for each in part]
 
     async def kept(self, job_id: str) -> dict[int, bytes]:

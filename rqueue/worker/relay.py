@@ -24,7 +24,7 @@ import anyio
 
 from rqueue.broker.broker import Broker, Enqueued
 from rqueue.client.stops import forget
-from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, StoreError
+from rqueue.errors import BrokerError, BrokerFull, BrokerUnavailable, StoreError, StoreUnavailable
 from rqueue.log import Recurring, event
 from rqueue.policy.clock import elapsed_s
 from rqueue.wire.keys import is_job_id, is_queue_name
@@ -72,6 +72,16 @@ class Relay:
         self._is_told = self._is_stopping = False
         self._waits = Recurring()
         self.sent = 0
+
+    async def open(self) -> None:
+        """Look at the table; a database that is away is asked again later.
+
+        Raises:
+            SchemaMismatch: it is not as this version knows it: nothing would ever be sent.
+        """
+        if self._outbox is not None:
+            with suppress(StoreUnavailable):  # it is said as soon as it runs
+                await self._outbox.open()
 
     async def run(self) -> None:
         """Send what is committed, until cancelled or stopped."""

@@ -245,7 +245,7 @@ class Worker:
         Raises:
             BrokerError: Redis could not be reached to begin with.
             StartupFailed: the app's lifespan, a startup hook or a resource failed.
-            SchemaMismatch: the result store's tables are not those that this version knows.
+            SchemaMismatch: the tables of the result store, or of the outbox, are not those that this version knows.
             ConfigError: resources need each other in a circle; or the pool is ``prefork``, and the process gave no
                 main thread.
         """
@@ -257,6 +257,8 @@ class Worker:
             await self._broker.open()  # first: while Redis is away nothing else is opened, again and again
             if self._archive is not None:
                 await self._archive.open()
+            if self._has_own_outbox():
+                await self._relay.open()
             if await self._open_resources():
                 await self._serve()
         finally:
@@ -269,6 +271,11 @@ class Worker:
             finally:
                 await self._close_connections()
         event(logging.INFO, "worker stopped", worker=self.id)
+
+    def _has_own_outbox(self) -> bool:
+        """In the store's own database it was looked at its tables already."""
+        results = self._client.config.results
+        return results is not None and results.outbox not in (None, results.url)
 
     async def _serve(self) -> None:
         await register(self._broker, self._queues, self._lease)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy import event, insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from rqueue import JobNotFound, Queue, RQueue, StoreUnavailable
+from rqueue import JobNotFound, Queue, Results, RQueue, SchemaMismatch, StoreUnavailable
 from rqueue.broker.broker import Broker
 from rqueue.broker.endpoint import Endpoint
 from rqueue.client import outbox as outboxing
@@ -747,6 +747,24 @@ async def test_what_was_rolled_back_is_not_waited_for_for_ever(office, monkeypat
         job = await office.task.enqueue_in(session)
     with pytest.raises(JobNotFound):
         await job.result()
+
+
+async def test_a_worker_does_not_start_beside_an_outbox_that_it_does_not_know(redis_url, tmp_path):
+    """In a database of its own, which the store does not look at. Breaks when it starts, and nothing is ever sent."""
+    results = Results(f"{redis_url.rpartition('/')[0]}/1", outbox=f"sqlite:///{tmp_path}/empty.db")
+    app = RQueue(redis_url, results=results)
+    async with app:
+        with pytest.raises(SchemaMismatch, match=r"empty\.db: there are no tables yet; run `rqueue db upgrade`"):
+            async with app.worker():
+                pass
+
+
+async def test_a_worker_starts_while_the_outboxs_database_is_away(redis_url):
+    """Breaks when a database that is away counts as one that is wrong."""
+    results = Results(f"{redis_url.rpartition('/')[0]}/1", outbox="postgresql+asyncpg://127.0.0.1:1/app")
+    app = RQueue(redis_url, results=results)
+    async with app, app.worker() as worker:
+        assert worker.has_started
 
 
 async def test_without_a_database_there_is_nothing_to_do():

@@ -12,6 +12,7 @@ from rqueue.config import age_s
 from rqueue.errors import ConfigError, MalformedMessage, MissingDependency, SchemaMismatch, StoreError
 from rqueue.results.entry import Entry
 from rqueue.results.store import ResultStore
+from rqueue.results.stores import is_redis
 from rqueue.wire.history import is_moment
 from rqueue.wire.keys import QueueKeys
 from rqueue.wire.record import decode_record
@@ -41,7 +42,8 @@ async def examine_store(client: Client) -> list[Finding]:
         return [
             Finding("results", Level.PROBLEM, f"the store cannot be asked: {exc}", "", "see what it needs to answer")
         ]
-    kept = "for ever" if results.retention is None else f"for {timedelta(seconds=age_s(results.retention))}"
+    age = results.retention if not is_redis(results.url) else client.config.limits.result_ttl_s
+    kept = "for ever" if age is None else f"for {timedelta(seconds=age_s(age))}"
     return found or [Finding("results", Level.OK, f"{store.shown} answers; rows are kept {kept}")]
 
 

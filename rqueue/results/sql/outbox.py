@@ -27,10 +27,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_s
 from sqlalchemy.orm import Session, scoped_session
 
 from rqueue.errors import SchemaMismatch, StoreUnavailable
-from rqueue.results.sql.calls import call, close
+from rqueue.results.sql import version
+from rqueue.results.sql.calls import call, close, first_line
 from rqueue.results.sql.engine import engine_for, shown
 from rqueue.results.sql.tables import outbox
-from rqueue.results.sql.version import UPGRADE
 
 CHANNEL: Final = "rqueue_outbox"
 BATCH_JOBS: Final = 500
@@ -139,6 +139,20 @@ class Outbox:
             self._now, self._since = "now()", f"now() + interval '{ago}'"
         else:
             self._now, self._since = (f"strftime('%Y-%m-%d %H:%M:%f000', 'now', '{by}')" for by in ("0 seconds", ago))
+
+    async def open(self) -> None:
+        """See that its tables are this version's; no connection stays.
+
+        Raises:
+            SchemaMismatch: they are not; the text says what to do.
+            StoreUnavailable: the database cannot be asked.
+        """
+        try:
+            found = await call(self._engine, version.current)
+        finally:
+            await close(self._engine)
+        if complaint := version.complaint(found):
+            raise SchemaMismatch(f"outbox {self.shown}: {complaint}")
 
     async def mark(self, batch: str, but: Collection[str] = ()) -> list[Entry]:
         """Give the oldest rows that have no batch a name, in order: at most 500, and a megabyte or one row.
@@ -268,7 +282,7 @@ class Outbox:
                 finally:
                     await connection.invalidate()  # it listens, and is nobody else's
         except Exception as exc:
-            raise StoreUnavailable(f"{self.shown}: {str(exc) or repr(exc)}") from exc
+            raise StoreUnavailable(f"{self.shown}: {first_line(exc)}") from exc
 
     async def close(self) -> None:
         """Close its connections."""
@@ -286,7 +300,7 @@ def _explain(exc: DBAPIError) -> NoReturn:
     code = getattr(exc.orig, "sqlstate", None) or getattr(exc.orig, "pgcode", None)
     said = str(exc.orig)
     if code in _MISSING or "no such table" in said or "has no column named" in said:
-        raise SchemaMismatch(f"no table rqueue_outbox as this version knows it; {UPGRADE}") from exc
+        raise SchemaMismatch(f"no table rqueue_outbox as this version knows it; {version.UPGRADE}") from exc
     raise exc
 
 

@@ -163,3 +163,11 @@ async def test_the_whole_checkup_tells_of_it(app, call, checkup):
     assert ("spool", "email", Level.PROBLEM) in found
     assert ("results", "email", Level.NOTE) in found
     assert ("spool", "wrong", Level.WARNING) in found
+
+
+@pytest.mark.parametrize(("ttl", "kept"), [(None, "for ever"), (7200, "for 2:00:00")])
+async def test_another_redis_keeps_rows_for_the_result_ttl(with_store, redis_url, ttl, kept):
+    """Breaks when the age of a database's rows is told of it."""
+    app = await with_store(f"{redis_url.rpartition('/')[0]}/1", result_ttl=ttl)
+    (found,) = await examine_store(app)
+    assert (found.level, found.text.partition("rows are kept ")[2]) == (Level.OK, kept)

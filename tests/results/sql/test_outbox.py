@@ -217,3 +217,11 @@ def test_which_database_the_outbox_is_in(tmp_path):
         found = outbox_for(results, "n")
         assert found is not None
         assert found.shown.endswith("a.db")
+
+
+async def test_a_refused_login_is_told_in_one_line(postgres):
+    away = Outbox(f"postgresql+asyncpg://nobody:secret@127.0.0.1:{postgres.port}/postgres", "rqueue")
+    with pytest.raises(StoreUnavailable) as caught:
+        await away.listen(lambda: None)
+    await away.close()
+    assert str(caught.value).endswith('postgres: role "nobody" does not exist')
