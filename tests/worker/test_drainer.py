@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from rqueue.broker.spool import Spool
+from rqueue.config import Results
 from rqueue.errors import BrokerError, BrokerUnavailable
 from rqueue.results.entry import Entry
 from rqueue.worker import drainer as module
@@ -56,7 +57,7 @@ async def test_all_queues_are_drained_the_oldest_first(drainer, worker, store, b
 async def test_each_round_says_that_there_is_a_store(drainer, worker, broker):
     """Those who end a job without a worker look for it. Breaks when it is there only after the first outage."""
     assert await drainer.tick() == 0
-    assert await broker._link.call(b"GET", worker.keys.recorded) == b"67108864"
+    assert await broker._link.call(b"GET", worker.keys.recorded) == b"%d" % Results(RESULTS).spool_bytes
 
 
 async def test_what_could_not_be_written_stays(drainer, worker, store, broker, wait):
