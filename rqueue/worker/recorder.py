@@ -37,6 +37,8 @@ MOST_WAITING_BYTES: Final = 8 * 1024 * 1024
 """With a store that answers and is slower than the jobs the worker goes at its pace: it claims nothing while more waits
 for it. That must be enough to keep a fast one busy, and is what would run again if the process died."""
 
+_JOB_ENDS: Final = (Ack, Bury, Revoke)
+_RUN_ENDS: Final = (Ack, Bury, Revoke, Defer)
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
 
@@ -171,9 +173,9 @@ class Recorder:
     def _rows(self, items: Sequence[Item]) -> list[Row]:
         rows = []
         for job, settlement, _ in items:
-            assert isinstance(settlement, Ack | Bury | Defer | Revoke)
             try:
-                row = self._reader.row(job.keys, Entry(job.id, settlement.record, job.message.raw), job.message)
+                entry = Entry(job.id, _record_of(settlement), job.message.raw)
+                row = self._reader.row(job.keys, entry, job.message)
             except Exception as exc:  # noqa: BLE001 - an error of our own, about this one
                 event(logging.CRITICAL, "a row failed in the worker itself", id=job.id, error=repr(exc))
                 row = None
@@ -187,8 +189,7 @@ class Recorder:
         """Have them wait in Redis; each queue has a spool of its own."""
         entries: dict[QueueKeys, list[bytes]] = defaultdict(list)
         for job, settlement, _ in items:
-            assert isinstance(settlement, Ack | Bury | Defer | Revoke)
-            entries[job.keys].append(Entry(job.id, settlement.record, job.message.raw).encode())
+            entries[job.keys].append(Entry(job.id, _record_of(settlement), job.message.raw).encode())
         for keys, waiting in entries.items():
             try:
                 kept = await self._pushed(keys, waiting)
@@ -220,7 +221,7 @@ def _ends_a_run(item: Item) -> bool:
     _, settlement, future = item
     if isinstance(settlement, Defer):
         return bool(settlement.record) and not settlement.is_quiet
-    return future is None and isinstance(settlement, Ack | Bury | Revoke)
+    return future is None and isinstance(settlement, _JOB_ENDS)
 
 
 def _size(item: Item) -> int:
@@ -229,4 +230,5 @@ def _size(item: Item) -> int:
 
 
 def _record_of(settlement: Settlement) -> bytes:
-    return settlement.record if isinstance(settlement, Ack | Bury | Defer | Revoke) else b""
+    assert isinstance(settlement, _RUN_ENDS)
+    return settlement.record

@@ -17,6 +17,7 @@ from rqueue.results.row import SKEW_MS, Row
 from rqueue.results.sql.calls import Refused
 
 _LAST_MS: Final = 253_402_300_799_999  # of the year 9999, the last that Python reads
+_NAMES: Final = Row._fields
 _MOMENTS: Final = ("enqueued", "started", "finished")
 _JSON: Final = ("args", "kwargs", "result", "history")
 _KINDS: Final = {  # of a row, in the order of the table's columns
@@ -122,7 +123,7 @@ def _dumped(fields: list[dict[str, Any]]) -> bytes:
 
 
 def _fields(row: Row) -> dict[str, Any]:
-    fields = row._asdict()
+    fields: dict[str, Any] = dict(zip(_NAMES, row, strict=True))  # half of what _asdict() takes
     enqueued, started, finished = row.enqueued, row.started, row.finished
     if enqueued is None or not 0 <= enqueued <= _LAST_MS:
         enqueued, fields["enqueued"] = None, 0
