@@ -127,7 +127,7 @@ def test_celerys_result_backends(backend, url):
         ({"CELERY_RESULT_BACKEND": "django-db"}, "CELERY_RESULT_BACKEND: 'django-db' is no store here"),
         ({"CELERY_RESULT_BACKEND": "sentinel://h"}, "CELERY_RESULT_BACKEND: name the sentinels' master"),
         ({"RQUEUE_RESULTS": "postgres"}, "RQUEUE_RESULTS: .*DATABASE_URL, which is not set"),
-        ({"RQUEUE_RESULTS": "history.db"}, "RQUEUE_RESULTS: results 'history.db': a URL"),
+        ({"RQUEUE_RESULTS": "history.db"}, "RQUEUE_RESULTS: results: not a URL"),
         ({"RQUEUE_RESULTS": "redis://queue"}, "RQUEUE_RESULTS: results: that is the broker's own Redis"),
     ],
     ids=str,

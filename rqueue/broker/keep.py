@@ -29,10 +29,10 @@ class Keeping(Calls):
     """The verb of a Redis that keeps history, and the way back."""
 
     async def keep(self, rows: Sequence[Kept], ttl_s: int | None, skew_ms: int = 0) -> list[bool]:
-        """Keep jobs' rows, in one step, or in a cluster in one for each; may be repeated.
+        """Keep jobs' rows in one step; may be repeated.
 
         Args:
-            rows: the rows, at least one.
+            rows: the rows, at least one; in a cluster not more, since ids lie in any slot.
             ttl_s: seconds to keep them, and what else is kept of these ids; None for ever.
             skew_ms: by how much two hosts' times may differ: more runs count within it, and the later start beyond.
 
@@ -42,11 +42,15 @@ class Keeping(Calls):
         Raises:
             BrokerError: it is not known which of them are kept.
         """
-        if self.is_cluster:  # ids lie in any slot
-            written = await every([asyncio.ensure_future(self._keep([row], ttl_s, skew_ms)) for row in rows])
-        else:
-            written = [await self._keep(rows, ttl_s, skew_ms)]
-        return [each == ord("1") for part in written for each in part]
+        keys = [self.keys.row(row.job_id) for row in rows]
+        arguments = [each for row in rows for each in (row.enqueued, *row.order, row.row)]
+        answer = await self._run("keep", keys, [b"" if ttl_s is None else ttl_s, skew_ms, *arguments])
+        return [each == ord("1") for each in answer]
+
+    async def keep_all(self, rows: Sequence[Kept], ttl_s: int | None, skew_ms: int = 0) -> None:
+        """Keep jobs' rows, in as many steps as it takes; as :meth:`keep`."""
+        parts = [[row] for row in rows] if self.is_cluster else [rows]
+        await every([asyncio.ensure_future(self.keep(part, ttl_s, skew_ms)) for part in parts])
 
     async def kept(self, job_id: str) -> dict[int, bytes]:
         """The rows of an id, by when the job was enqueued.
@@ -56,9 +60,3 @@ class Keeping(Calls):
         """
         flat = await self._link.call(b"HGETALL", self.keys.row(job_id))
         return {int(when): row.split(b" ", 2)[2] for when, row in zip(flat[::2], flat[1::2], strict=True)}
-
-    async def _keep(self, rows: Sequence[Kept], ttl_s: int | None, skew_ms: int) -> bytes:
-        keys = [self.keys.row(row.job_id) for row in rows]
-        arguments = [each for row in rows for each in (row.enqueued, *row.order, row.row)]
-        answer: bytes = await self._run("keep", keys, [b"" if ttl_s is None else ttl_s, skew_ms, *arguments])
-        return answer

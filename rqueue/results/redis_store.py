@@ -57,7 +57,7 @@ class RedisStore:
                 part = [
                     Kept(row.id, row.enqueued or 0, row.order, _encoded(row)) for row in rows[start : start + _AT_ONCE]
                 ]
-                await self._bounded(self._redis.keep(part, self._ttl_s, SKEW_MS))
+                await self._bounded(self._redis.keep_all(part, self._ttl_s, SKEW_MS))
         return ()
 
     async def find(self, job_id: str, queue: str | None = None) -> Row | None:
