@@ -38,7 +38,7 @@ from tests.postgres import Postgres
 ROWS, QUICK_ROWS = 1_000_000, 100_000
 WINDOW_S, QUICK_WINDOW_S = 5.0, 2.0
 GOAL = 0.9
-ENOUGH = 100_000
+ENOUGH = 200_000
 """Jobs that wait when a window begins: more than a worker can do in it."""
 
 _SETTLE_S = 0.5  # of a window's begin do not count: what was under way when the prune was let run, or held
