@@ -74,7 +74,8 @@ SELECT md5(n::text), enqueued, task, queue, CASE WHEN h % 10 = 0 THEN 8 END, sta
         || E'\n' || error END,
     CASE WHEN error IS NULL THEN 1 ELSE 4 END, 0, 'web-' || h % 12 || ':4711:a1b2c3d4', parent, parent,
     enqueued + wait_ms * interval '1 ms', enqueued + (wait_ms + run_ms) * interval '1 ms', wait_ms, run_ms,
-    CASE WHEN error IS NOT NULL THEN json_build_array(json_build_array(1790000000000, error)) END, now()
+    CASE WHEN error IS NOT NULL THEN json_build_array(json_build_array(1790000000000, error)) END,
+    enqueued + (wait_ms + run_ms) * interval '1 ms' -- as they ended: rows that are late are counted anew
 FROM (
     SELECT n, h, task, enqueued, wait_ms, run_ms, CASE WHEN n % 100 BETWEEN 1 AND 9 THEN md5((n / 100 * 100)::text) END
         AS parent, ('{_QUEUES}'::text[])[1 + CASE WHEN place < 49 THEN place % 4 ELSE 4 END] AS queue, state,
